@@ -1,0 +1,194 @@
+"""What a shortcut head computes, and the memory in which its logits wait for the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from spikingjelly.activation_based import base, functional
+from torch import Tensor, nn
+
+HeadFactory = Callable[[int, int], nn.Module]
+
+
+class ShortcutHead(nn.Module):
+    """The default head: average over space, then one linear layer.
+
+    Together with the average over time that a :class:`ShortcutBranch` takes first, this is the
+    shortcut branch of Guo et al., "Take A Shortcut Back" (NeurIPS 2024), as we read it. Averaging
+    commutes with the linear layer, so averaging first costs O(N C K) instead of O(T N C K).
+
+    Args:
+        channels: Channels C of the features.
+        num_classes: Number of classes K.
+
+    Example:
+        >>> head = ShortcutHead(64, 10)
+        >>> head(torch.rand(2, 64, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, K]`` of features ``[N, C]``, ``[N, C, L]`` or ``[N, C, H, W]``."""
+        logits: Tensor = self.linear(_average(x, tuple(range(2, x.ndim))))
+        return logits
+
+
+class ShortcutBranch(base.MemoryModule):
+    """Feeds a tapped output to a head and keeps the logits until the loss asks for them.
+
+    The logits are a memory in SpikingJelly's sense: ``functional.reset_net`` clears them. In step
+    mode 's' (and for a point that a container calls once a step) they gather over the calls.
+
+    A head made of ordinary layers sees the features averaged over time, ``[N, C, ...]``. One that
+    holds SpikingJelly modules with a step mode sees every step: ``[T, N, C, ...]`` in mode 'm',
+    ``[N, C, ...]`` a call in mode 's'.
+
+    Args:
+        name: Dotted path of the tapped module.
+        head: The head.
+        channels: Channels C of the features.
+        num_classes: Number of classes K.
+        loop: Dotted path of a container around the point that calls it once a time step.
+
+    Attributes:
+        per_step: Keep the logits of every time step instead of their average.
+        always_on: Run in eval mode and without gradients too.
+        joined: Whether the model's output depends on the logits yet.
+        used: Whether a loss has used the logits.
+        blocked: Whether the point was last reached in training mode without gradients.
+        tapped: The tapped output and its version, until the model's forward ends.
+    """
+
+    total: Tensor | None
+    steps: Tensor | None
+
+    def __init__(
+        self, name: str, head: nn.Module, channels: int, num_classes: int, loop: str | None = None
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.head = head
+        self.channels = channels
+        self.num_classes = num_classes
+        self.loop = loop
+        self.per_step = False
+        self.always_on = False
+        # Reset values None, not zeros: 2.0.0 restores tensor memories in place, and these may
+        # still be needed by a backward pass to come.
+        self.register_memory("total", None)
+        self.register_memory("steps", None)
+        self._clear_flags()
+
+    def _clear_flags(self) -> None:
+        self.joined = self.used = self.blocked = False
+        self.tapped: tuple[Tensor, int] | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether a forward pass would feed the head now."""
+        return self.always_on or (self.training and torch.is_grad_enabled())
+
+    @property
+    def logits(self) -> Tensor | None:
+        """Logits ``[N, K]`` so far, averaged over time; ``None`` before a forward pass."""
+        if self.total is None or self.steps is None:
+            return None
+        return self.total.mean(0) if self.per_step else self.total / self.steps
+
+    @property
+    def step_logits(self) -> Tensor | None:
+        """Logits ``[T, N, K]`` of every time step so far, kept if ``per_step`` is set."""
+        return self.total if self.per_step else None
+
+    def reset(self) -> None:
+        """Forget the logits; ``functional.reset_net`` calls this."""
+        super().reset()
+        self._clear_flags()
+
+    def multi_step_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Logits ``[N, K]`` (``[T, N, K]`` if per step) of features ``[T, N, C, ...]``."""
+        self._check_features(x, "[T, N, C, ...]", axis=2)
+        if self._sees_every_step():
+            logits = self._checked(self.head(x), (3,) if self.per_step else (2, 3))
+            return logits if self.per_step or logits.ndim == 2 else logits.mean(0)
+        if self.per_step:
+            logits = self._checked(self.head(x.flatten(0, 1)), (2,))
+            return logits.reshape(*x.shape[:2], self.num_classes)
+        return self._checked(self.head(_average(x, (0,))), (2,))
+
+    def single_step_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Logits ``[N, K]`` (``[1, N, K]`` if per step) of features ``[N, C, ...]``."""
+        self._check_features(x, "[N, C, ...]", axis=1)
+        logits = self._checked(self.head(x), (2,))
+        return logits.unsqueeze(0) if self.per_step else logits
+
+    def keep(self, logits: Tensor) -> None:
+        """Add the logits of one call to the memory."""
+        if self.total is None:
+            self.total = logits
+            self.steps = torch.ones((), device=logits.device)
+        elif self.steps is not None:
+            self.total = torch.cat([self.total, logits]) if self.per_step else self.total + logits
+            self.steps = self.steps + 1
+        self.joined = self.blocked = False
+
+    def follow(self, step_mode: str) -> None:
+        """Take over the step mode of the tapped module."""
+        if self.step_mode != step_mode:
+            functional.set_step_mode(self, step_mode)
+
+    def extra_repr(self) -> str:
+        """Channels and classes, for ``print(model)``."""
+        return f"channels={self.channels}, num_classes={self.num_classes}"
+
+    def _sees_every_step(self) -> bool:
+        return any(isinstance(module, base.StepModule) for module in self.head.modules())
+
+    def _check_features(self, x: Tensor, layout: str, axis: int) -> None:
+        if x.ndim > axis and x.shape[axis] == self.channels:
+            return
+        raise ValueError(
+            f"the shortcut head at '{self.name}' was made for {self.channels} channels, in "
+            f"{layout} with step mode '{self.step_mode}', but its point gave {tuple(x.shape)}. "
+            "Where the modules do not tell the channels, pass example_input= to "
+            "wrap_with_shortcuts; where the step mode is wrong, call functional.set_step_mode."
+        )
+
+    def _checked(self, logits: Any, ndims: tuple[int, ...]) -> Tensor:
+        is_tensor = isinstance(logits, Tensor)
+        if is_tensor and logits.ndim in ndims and logits.shape[-1] == self.num_classes:
+            return cast(Tensor, logits)
+        due = " or ".join(f"[{'T, ' * (ndim - 2)}N, {self.num_classes}]" for ndim in ndims)
+        raise ValueError(
+            f"the head at '{self.name}' gave "
+            f"{tuple(logits.shape) if is_tensor else type(logits).__name__} where logits {due} "
+            "were due: mend what head=(channels, num_classes) returns."
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles start without logits: tensors inside a graph cannot be copied.
+        state = self.__dict__.copy()
+        state["_memories"] = dict(self._memories_rv)
+        state["tapped"] = None
+        return state
+
+
+def _average(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Mean over ``dims``, as a sum scaled after it.
+
+    The backward pass of a sum is a view; that of a mean writes a tensor of the size of ``x``.
+    """
+    if not dims:
+        return x
+    count = 1
+    for dim in dims:
+        count *= x.shape[dim]
+    # In half precision a sum over a large map overflows.
+    wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else None
+    return (x.sum(dims, dtype=wide) / count).to(x.dtype)

@@ -1,0 +1,120 @@
+"""Run one forward pass to see what a model does, and leave no trace of having done so."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import base
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+
+@dataclass
+class Sighting:
+    """What a module did in the forward pass.
+
+    Attributes:
+        module: The module.
+        weights_before: Layers with weights that had run when it started.
+        calls: How often it was called.
+        shape: Shape of its output; ``None`` if that is not one tensor.
+        kind: Class name of its output.
+    """
+
+    module: nn.Module
+    weights_before: int
+    calls: int = 1
+    shape: tuple[int, ...] | None = None
+    kind: str = ""
+
+
+def run_probe(
+    model: nn.Module, example_input: Any, weight_layers: tuple[type, ...]
+) -> tuple[dict[str, Sighting], int | None]:
+    """Run ``model`` on ``example_input`` in eval mode and write down what happened.
+
+    Args:
+        model: The model; left exactly as it was, BN statistics, neuron states and RNG included.
+        example_input: What the model takes: a tensor, or a tuple of positional arguments.
+        weight_layers: The classes that count as layers with weights.
+
+    Returns:
+        The sightings by module name, in the order in which the modules finished; and the size of
+        the last axis of the model's output, ``None`` if it has no tensor.
+
+    Raises:
+        ValueError: If the model cannot run on the example.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    started: dict[str, int] = {}
+    sightings: dict[str, Sighting] = {}
+
+    def before(module: nn.Module, args: Any) -> None:
+        ran = sum(isinstance(seen.module, weight_layers) for seen in sightings.values())
+        started.setdefault(names[module], ran)
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        name = names[module]
+        calls = sightings.pop(name).calls + 1 if name in sightings else 1
+        shape = tuple(output.shape) if isinstance(output, Tensor) else None
+        sightings[name] = Sighting(module, started[name], calls, shape, type(output).__name__)
+
+    args = example_input if isinstance(example_input, tuple) else (example_input,)
+    with _untouched(model):
+        handles = [m.register_forward_pre_hook(before) for m in names]
+        handles += [m.register_forward_hook(after) for m in names]
+        try:
+            output = model(*args)
+        except Exception as error:
+            raise ValueError(
+                f"example_input could not be run through {type(model).__name__}: "
+                f"{type(error).__name__}: {error}. Pass what the model's forward takes, "
+                "[T, N, ...] in step mode 'm', [N, ...] in step mode 's'."
+            ) from error
+        finally:
+            for handle in handles:
+                handle.remove()
+    tensor = first_tensor(output)
+    return sightings, None if tensor is None or tensor.ndim == 0 else int(tensor.shape[-1])
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """First tensor in a nest of tuples, lists and dicts."""
+    leaves = _pytree.tree_leaves(output)
+    return next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
+
+
+@contextmanager
+def untouched_rng() -> Iterator[None]:
+    """Put torch's random number generators back, on CPU and on every CUDA device in use."""
+    in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if in_use else ()):
+        yield
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients and with fresh neurons; everything is put back after."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    states = [(m, dict(m._memories)) for m in model.modules() if isinstance(m, base.MemoryModule)]
+    try:
+        model.eval()
+        for module, _ in states:
+            module._memories.update(copy.deepcopy(module._memories_rv))
+        with torch.no_grad(), untouched_rng():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for module, memories in states:
+            module._memories.clear()
+            module._memories.update(memories)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)

@@ -23,6 +23,18 @@ def shortcut_branches(model: nn.Module) -> dict[str, ShortcutBranch]:
 
     Raises:
         ValueError: If there is no wrapped model, or more than one.
+
+    Example:
+        >>> from torch import nn
+        >>> from spikingjelly.activation_based import layer, neuron
+        >>> from sj_shortcut import wrap_with_shortcuts
+        >>> model = wrap_with_shortcuts(nn.Sequential(
+        ...     layer.Linear(8, 16), neuron.LIFNode(), layer.Linear(16, 4), neuron.LIFNode(),
+        ...     layer.Linear(4, 2)))
+        >>> shortcut_branches(model)["1"].head
+        ShortcutHead(
+          (linear): Linear(in_features=16, out_features=2, bias=True)
+        )
     """
     return {branch.name: branch for branch in branches_of(find_wrapped(model))}
 
@@ -31,8 +43,17 @@ def shortcut_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
     """Parameters of all heads, for a parameter group of their own.
 
     Example:
-        >>> optimizer.add_param_group(  # doctest: +SKIP
-        ...     {"params": list(shortcut_parameters(model)), "weight_decay": 0.0})
+        >>> import torch
+        >>> from torch import nn
+        >>> from spikingjelly.activation_based import layer, neuron
+        >>> from sj_shortcut import wrap_with_shortcuts
+        >>> model = wrap_with_shortcuts(nn.Sequential(
+        ...     layer.Linear(8, 16), neuron.LIFNode(), layer.Linear(16, 4), neuron.LIFNode(),
+        ...     layer.Linear(4, 2)))
+        >>> heads = list(shortcut_parameters(model))
+        >>> own = [p for p in model.parameters() if all(p is not q for q in heads)]
+        >>> optimizer = torch.optim.SGD(own, lr=0.1, weight_decay=1e-4)
+        >>> optimizer.add_param_group({"params": heads, "weight_decay": 0.0})
     """
     for branch in shortcut_branches(model).values():
         yield from branch.parameters()
@@ -49,6 +70,18 @@ def shortcut_logits(model: nn.Module) -> dict[str, Tensor]:
 
     Raises:
         RuntimeError: If a head has none, with the reason.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spikingjelly.activation_based import layer, neuron
+        >>> from sj_shortcut import wrap_with_shortcuts
+        >>> model = wrap_with_shortcuts(nn.Sequential(
+        ...     layer.Linear(8, 16), neuron.LIFNode(), layer.Linear(16, 4), neuron.LIFNode(),
+        ...     layer.Linear(4, 2)))
+        >>> output = model(torch.rand(3, 8))
+        >>> {name: tuple(logits.shape) for name, logits in shortcut_logits(model).items()}
+        {'1': (3, 2)}
     """
     logits = {}
     for name, branch in shortcut_branches(model).items():
@@ -64,11 +97,19 @@ def shortcuts_enabled(model: nn.Module) -> Iterator[None]:
     """Let the heads run in eval mode and without gradients, to read the accuracy of each depth.
 
     Example:
-        >>> with torch.no_grad(), shortcuts_enabled(model):  # doctest: +SKIP
-        ...     model(x)
-        ...     correct = {name: (logits.argmax(1) == y).sum()
-        ...                for name, logits in shortcut_logits(model).items()}
-        ...     functional.reset_net(model)
+        >>> import torch
+        >>> from torch import nn
+        >>> from spikingjelly.activation_based import layer, neuron
+        >>> from sj_shortcut import wrap_with_shortcuts
+        >>> model = wrap_with_shortcuts(nn.Sequential(
+        ...     layer.Linear(8, 16), neuron.LIFNode(), layer.Linear(16, 4), neuron.LIFNode(),
+        ...     layer.Linear(4, 2)))
+        >>> model = model.eval()
+        >>> with torch.no_grad(), shortcuts_enabled(model):
+        ...     output = model(torch.rand(3, 8))
+        ...     predicted = {name: o.argmax(1) for name, o in shortcut_logits(model).items()}
+        >>> predicted["1"].shape
+        torch.Size([3])
     """
     branches = shortcut_branches(model).values()
     before = [branch.always_on for branch in branches]

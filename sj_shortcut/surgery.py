@@ -117,7 +117,14 @@ def remove_shortcuts(model: nn.Module) -> nn.Module:
         ValueError: If the model has no shortcuts.
 
     Example:
-        >>> model = remove_shortcuts(wrap_with_shortcuts(model))  # doctest: +SKIP
+        >>> from torch import nn
+        >>> from spikingjelly.activation_based import layer, neuron
+        >>> model = nn.Sequential(layer.Linear(8, 16), neuron.LIFNode(), layer.Linear(16, 4),
+        ...                       neuron.LIFNode(), layer.Linear(4, 2))
+        >>> before = list(model.state_dict())
+        >>> model = remove_shortcuts(wrap_with_shortcuts(model))
+        >>> list(model.state_dict()) == before
+        True
     """
     if not has_shortcuts(model):
         inner = [name for name, module in model.named_modules() if has_shortcuts(module)]
@@ -284,12 +291,13 @@ def _hang_on(output: Any, logits: list[Tensor], num_classes: int | None) -> Any:
 class _Join(torch.autograd.Function):
     """Identity on the output that makes it depend on the logits, which get no gradient from it.
 
-    No gradient rather than zeros: it costs nothing, and zeros would meet a head's NaN.
+    No gradient rather than zeros: it costs nothing, and zeros would meet a head's NaN. A copy of
+    the output rather than a view of it, so that code such as ``output /= T`` goes on working.
     """
 
     @staticmethod
     def forward(output: Tensor, *logits: Tensor) -> Tensor:
-        return output.view_as(output)
+        return output.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

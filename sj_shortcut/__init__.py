@@ -4,6 +4,8 @@ The method is Guo et al., "Take A Shortcut Back: Mitigating the Gradient Vanishi
 Spiking Neural Networks" (NeurIPS 2024, arXiv 2401.04486).
 """
 
+from typing import TYPE_CHECKING, Any
+
 from sj_shortcut.access import (
     shortcut_branches,
     shortcut_logits,
@@ -11,25 +13,52 @@ from sj_shortcut.access import (
     shortcuts_enabled,
 )
 from sj_shortcut.backend import NeuronBackend, is_spiking_neuron, set_backend
+from sj_shortcut.gradients import (
+    GradientRecorder,
+    every_steps,
+    gradient_flow,
+    log_spaced_steps,
+    summarize,
+)
 from sj_shortcut.heads import ShortcutBranch, ShortcutHead
 from sj_shortcut.loss import ShortcutLoss
 from sj_shortcut.points import ShortcutPoint, shortcut_points
 from sj_shortcut.schedule import ConstantSchedule, EvolutionarySchedule, ShortcutSchedule
 from sj_shortcut.surgery import has_shortcuts, remove_shortcuts, wrap_with_shortcuts
 
+if TYPE_CHECKING:
+    from sj_shortcut.plots import (
+        plot_gradient_coherence,
+        plot_gradient_flow,
+        plot_gradient_heatmap,
+        plot_gradient_sources,
+        plot_history,
+        plot_schedule,
+    )
+
 __version__ = "0.1.0"
 
 __all__ = [
     "ConstantSchedule",
     "EvolutionarySchedule",
+    "GradientRecorder",
     "NeuronBackend",
     "ShortcutBranch",
     "ShortcutHead",
     "ShortcutLoss",
     "ShortcutPoint",
     "ShortcutSchedule",
+    "every_steps",
+    "gradient_flow",
     "has_shortcuts",
     "is_spiking_neuron",
+    "log_spaced_steps",
+    "plot_gradient_coherence",
+    "plot_gradient_flow",
+    "plot_gradient_heatmap",
+    "plot_gradient_sources",
+    "plot_history",
+    "plot_schedule",
     "remove_shortcuts",
     "set_backend",
     "shortcut_branches",
@@ -37,5 +66,15 @@ __all__ = [
     "shortcut_parameters",
     "shortcut_points",
     "shortcuts_enabled",
+    "summarize",
     "wrap_with_shortcuts",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the plot functions when they are asked for: matplotlib takes a while."""
+    if name.startswith("plot_") and name in __all__:
+        from sj_shortcut import plots
+
+        return getattr(plots, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

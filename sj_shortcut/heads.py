@@ -45,9 +45,10 @@ class ShortcutBranch(base.MemoryModule):
     The logits are a memory in SpikingJelly's sense: ``functional.reset_net`` clears them. In step
     mode 's' (and for a point that a container calls once a step) they gather over the calls.
 
-    A head made of ordinary layers sees the features averaged over time, ``[N, C, ...]``. One that
-    holds SpikingJelly modules with a step mode sees every step: ``[T, N, C, ...]`` in mode 'm',
-    ``[N, C, ...]`` a call in mode 's'.
+    A head made of ordinary layers sees ``[N, C, ...]``: in mode 'm' the features averaged over
+    time; in mode 's' those of each step, after which its logits are averaged (the same, if the
+    head is linear). One that holds SpikingJelly modules with a step mode sees every step:
+    ``[T, N, C, ...]`` in mode 'm', ``[N, C, ...]`` a call in mode 's'.
 
     Args:
         name: Dotted path of the tapped module.
@@ -110,6 +111,12 @@ class ShortcutBranch(base.MemoryModule):
         """Forget the logits; ``functional.reset_net`` calls this."""
         super().reset()
         self._clear_flags()
+
+    def detach(self) -> None:
+        """Keep the logits in the graph when ``functional.detach_net`` cuts the neurons' memories.
+
+        They are an output, and a loss may still want their gradient, as that of the model's own.
+        """
 
     def multi_step_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Logits ``[N, K]`` (``[T, N, K]`` if per step) of features ``[T, N, C, ...]``."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -87,6 +88,11 @@ class ShortcutLoss(nn.Module):
                 "criterion must be callable as criterion(logits, target), such as "
                 f"nn.CrossEntropyLoss(); got {type(criterion).__name__}."
             )
+        if isinstance(criterion, type):
+            raise TypeError(
+                f"criterion is the class {criterion.__name__} itself: pass an instance, such as "
+                f"{criterion.__name__}()."
+            )
         if schedule is not None and not isinstance(schedule, ShortcutSchedule):
             raise TypeError(
                 "schedule must be a ShortcutSchedule, such as EvolutionarySchedule(epochs) or "
@@ -94,6 +100,8 @@ class ShortcutLoss(nn.Module):
             )
         if combine not in ("loss", "logits"):
             raise ValueError(f'combine must be "loss" or "logits", got {combine!r}.')
+        if not isinstance(per_step, bool):
+            raise TypeError(f"per_step must be True or False, got {per_step!r}.")
         branches = shortcut_branches(self._root[0])
         self.weights = _weights_by_name(weights, list(branches))
         self.criterion = criterion
@@ -125,10 +133,9 @@ class ShortcutLoss(nn.Module):
             self.parts = {"total": total.detach(), "main": main.detach()}
             return total
         coefficient = _finite(self.schedule.coefficient)
-        heads = {
-            name: self._logits_of(branch, output)
-            for name, branch in shortcut_branches(root).items()
-        }
+        branches = shortcut_branches(root)
+        self._check_still_fits(branches)
+        heads = {name: self._logits_of(branch, output) for name, branch in branches.items()}
         # A term of weight 0 is left out: 0 times a head's NaN would be NaN.
         used = {name: w * coefficient for name, w in self.weights.items() if w * coefficient}
         if self.combine == "loss":
@@ -165,8 +172,8 @@ class ShortcutLoss(nn.Module):
 
     def _task_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         if not self.per_step:
-            return self.criterion(logits, target)
-        steps = [self.criterion(step, target) for step in logits]
+            return _tensor(self.criterion(logits, target))
+        steps = [_tensor(self.criterion(step, target)) for step in logits]
         return torch.stack(steps).mean(0)
 
     def _logits_of(self, branch: ShortcutBranch, output: Tensor) -> Tensor:
@@ -182,6 +189,19 @@ class ShortcutLoss(nn.Module):
                 "wrap_with_shortcuts."
             )
         return logits
+
+    def _check_still_fits(self, branches: dict[str, ShortcutBranch]) -> None:
+        """A model may be wrapped anew, or get another loss, after this loss was made."""
+        if branches.keys() != self.weights.keys():
+            raise RuntimeError(
+                f"this ShortcutLoss was made for heads at {', '.join(self.weights)}, but the model "
+                f"has them at {', '.join(branches)} now: make a new ShortcutLoss."
+            )
+        if self.per_step and not all(branch.per_step for branch in branches.values()):
+            raise RuntimeError(
+                "another ShortcutLoss with per_step=False was made for this model after this one "
+                "with per_step=True, so its heads keep no logits per step: make this one last."
+            )
 
     def _check_shapes(self, output: Tensor, target: Tensor) -> None:
         if not isinstance(output, Tensor):
@@ -208,10 +228,23 @@ class ShortcutLoss(nn.Module):
             )
 
 
+def _tensor(loss: Any) -> Tensor:
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"criterion must return the loss as a tensor, got {type(loss).__name__}.")
+    return loss
+
+
 def _finite(coefficient: Any) -> float:
+    if not isinstance(coefficient, Real):
+        raise TypeError(
+            f"the schedule gave the coefficient {coefficient!r}; it must be a number, such as a "
+            "float."
+        )
     value = float(coefficient)
-    if not math.isfinite(value):
-        raise ValueError(f"the schedule gave the coefficient {value}; it must be finite.")
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(
+            f"the schedule gave the coefficient {value}; it must be finite and at least 0."
+        )
     return value
 
 
@@ -220,6 +253,11 @@ def _weights_by_name(
 ) -> dict[str, float]:
     if weights is None:
         return dict.fromkeys(names, 1.0)
+    if isinstance(weights, str) or not isinstance(weights, Iterable):
+        raise TypeError(
+            "weights must be numbers, by the name of a head or in order of depth, such as "
+            f"{{'{names[0]}': 0.5}}; got {weights!r}."
+        )
     if not isinstance(weights, Mapping):
         values = list(weights)
         if len(values) != len(names):
@@ -232,7 +270,7 @@ def _weights_by_name(
             near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
             hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
             raise ValueError(f"weights names no head '{name}'.{hint} Heads: {', '.join(names)}.")
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
+        if isinstance(weight, bool) or not isinstance(weight, Real):
             raise TypeError(f"the weight of '{name}' must be a number, got {weight!r}.")
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"the weight of '{name}' must be finite and at least 0, got {weight}.")

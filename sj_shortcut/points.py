@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import Any
 
 import pandas as pd
@@ -98,6 +99,7 @@ def shortcut_points(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    _check_types(neuron_types)
     survey = Survey(model, neuron_types)
     num_classes = infer_num_classes(model, neuron_types)
     if example_input is not None:
@@ -136,15 +138,13 @@ def choose_points(points: ShortcutPoints, model: nn.Module, at: At) -> list[Shor
         TypeError: If ``at`` is of no known kind.
         ValueError: If it chooses nothing, or something unusable.
     """
-    if at == "stages":
-        return _stage_ends(points)
-    if at == "all":
-        return _path(points)
+    if isinstance(at, str) and at in ("stages", "all"):
+        return _stage_ends(points) if at == "stages" else _path(points)
     if isinstance(at, bool):
         raise TypeError('at must not be a bool; for a head at every spiking layer say at="all".')
-    if isinstance(at, int):
-        return _evenly(_path(points), at)
-    if callable(at):
+    if isinstance(at, Integral):
+        return _evenly(_path(points), int(at))
+    if callable(at) and not isinstance(at, type | nn.Module):
         named = [p for p in points if at(p.name, model.get_submodule(p.name))]
         return _usable_of(named, "the predicate given as at=")
     patterns = [at] if isinstance(at, str) else _patterns(at)
@@ -156,14 +156,14 @@ def _path(points: Iterable[ShortcutPoint]) -> list[ShortcutPoint]:
     path = [point for point in points if point.on_path]
     if path:
         return path
-    reasons = "; ".join(f"'{p.name}': {p.reason}" for p in points if p.reason)
+    reasons = "; ".join(f"'{p.name}' ({p.reason})" for p in points if p.reason)
     if not reasons:
         raise ValueError(
-            "the model has no spiking neuron to put a shortcut head on. SpikingJelly's neurons are "
-            "found by themselves; name your own classes with neuron_types=(MyNeuron,)."
+            "the model holds no spiking neuron to put a shortcut head on. SpikingJelly's neurons "
+            "are found by themselves; name your own classes with neuron_types=(MyNeuron,)."
         )
     raise ValueError(
-        "no spiking layer is left to put a shortcut head on by itself: "
+        'at="stages", "all" and a number of heads find no spiking layer to put one on. Looked at: '
         f"{reasons}. Name a point with at=[...]; shortcut_points(model) lists them."
     )
 
@@ -189,23 +189,40 @@ def _evenly(path: list[ShortcutPoint], count: int) -> list[ShortcutPoint]:
 
 
 def _patterns(at: Any) -> list[str]:
-    if not isinstance(at, Iterable):
+    if not isinstance(at, Iterable) or isinstance(at, bytes | type | nn.Module):
         raise TypeError(
             'at must be "stages", "all", a number of heads, dotted names or patterns, or a '
-            f"predicate (name, module) -> bool; got {type(at).__name__}."
+            f"predicate (name, module) -> bool; got {_what(at)}."
         )
     patterns = list(at)
     if not patterns:
         raise ValueError("at is empty: name at least one point, see shortcut_points(model).")
     for pattern in patterns:
         if not isinstance(pattern, str):
-            raise TypeError(f"at must hold names as strings, got {pattern!r}.")
+            raise TypeError(f"at must hold dotted names as strings, got {_what(pattern)}.")
     return patterns
+
+
+def _what(thing: Any) -> str:
+    if isinstance(thing, type):
+        return f"the class {thing.__name__}"
+    if isinstance(thing, nn.Module):
+        return f"the module {type(thing).__name__}: give its dotted name"
+    return type(thing).__name__
+
+
+def _check_types(neuron_types: Any) -> None:
+    if isinstance(neuron_types, tuple) and all(isinstance(t, type) for t in neuron_types):
+        return
+    raise TypeError(
+        "neuron_types must be a tuple of classes, such as neuron_types=(MyNeuron,); got "
+        f"{neuron_types!r}."
+    )
 
 
 def _match(points: ShortcutPoints, model: nn.Module, pattern: str) -> list[str]:
     if any(sign in pattern for sign in "*?["):
-        rule = re.compile(_as_regex(pattern))
+        rule = _as_regex(pattern)
         named = [point for point in points if rule.fullmatch(point.name)]
         if not named:
             raise ValueError(_no_match(points, model, pattern))
@@ -220,20 +237,27 @@ def _match(points: ShortcutPoints, model: nn.Module, pattern: str) -> list[str]:
     raise ValueError(_no_match(points, model, pattern))
 
 
-def _as_regex(pattern: str) -> str:
+def _as_regex(pattern: str) -> re.Pattern[str]:
     """``*`` and ``?`` stay within one level of the dotted name, ``**`` crosses levels."""
-    parts = re.split(r"(\*\*|\*|\?|\[[^]]*\])", pattern)
+    parts = re.split(r"(\*\*|\*|\?|\[[^]]+\])", pattern)
     signs = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
-    return "".join(
-        signs.get(part, part if part.startswith("[") else re.escape(part)) for part in parts
-    )
+    # Split at its signs, every second part is one; a set such as [!ab] reads as in a shell.
+    parts[1::2] = [signs.get(sign, sign.replace("[!", "[^")) for sign in parts[1::2]]
+    parts[::2] = map(re.escape, parts[::2])
+    try:
+        return re.compile("".join(parts))
+    except re.error as error:
+        raise ValueError(f"at='{pattern}' is no pattern: {error}.") from error
 
 
 def _no_match(points: ShortcutPoints, model: nn.Module, pattern: str) -> str:
     known = [point.name for point in points]
-    if pattern in dict(model.named_modules()):
-        kind = type(model.get_submodule(pattern)).__name__
-        what = "the model itself" if pattern == "" else f"'{pattern}' ({kind})"
+    module = dict(model.named_modules(remove_duplicate=False)).get(pattern)
+    if module is not None:
+        what = "the model itself" if pattern == "" else f"'{pattern}' ({type(module).__name__})"
+        for point in points:
+            if point.reason and model.get_submodule(point.name) is module:
+                return f"no head can sit at {what}: {point.reason}."
         return (
             f"no head can sit at {what}: heads sit on spiking neurons and on the blocks and chains "
             "that hold them. shortcut_points(model) lists them."

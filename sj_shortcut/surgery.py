@@ -11,9 +11,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 from typing import Any, TypeGuard, cast
 
 import torch
+from spikingjelly.activation_based import base
 from torch import Tensor, nn
 from torch.utils import _pytree
 
@@ -85,6 +87,7 @@ def wrap_with_shortcuts(
     points = shortcut_points(model, example_input, neuron_types=neuron_types)
     chosen = choose_points(points, model, at)
     classes = _settle_num_classes(num_classes, points.num_classes)
+    _check_factory(head)
     with untouched_rng():
         taps = [_Tap(model, point, head or ShortcutHead, classes, neuron_types) for point in chosen]
     _check_apart(model, taps)
@@ -114,6 +117,7 @@ def remove_shortcuts(model: nn.Module) -> nn.Module:
         The same model, without heads and hooks.
 
     Raises:
+        TypeError: If ``model`` is not a module.
         ValueError: If the model has no shortcuts.
 
     Example:
@@ -129,6 +133,8 @@ def remove_shortcuts(model: nn.Module) -> nn.Module:
     if not has_shortcuts(model):
         inner = [name for name, module in model.named_modules() if has_shortcuts(module)]
         hint = f" Its submodule '{inner[0]}' has: pass that." if inner else ""
+        if not inner and any(isinstance(module, ShortcutBranch) for module in model.modules()):
+            hint = " It is a part of a wrapped model: pass the whole."
         raise ValueError(
             f"{type(model).__name__} has no shortcuts to remove: they were removed already, or "
             f"wrap_with_shortcuts was not called on it.{hint}"
@@ -140,6 +146,8 @@ def remove_shortcuts(model: nn.Module) -> nn.Module:
 
 def has_shortcuts(model: nn.Module) -> bool:
     """Whether ``model`` itself went through :func:`wrap_with_shortcuts` and still has its heads."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
     return any(_is_ours(hook, _join) for hook in model._forward_hooks.values())
 
 
@@ -182,7 +190,7 @@ class _Tap:
             )
         loop = find_loop(root, point.name)
         self.branch = ShortcutBranch(point.name, made, point.channels, num_classes, loop)
-        like = _nearest_tensor(root, self.module)
+        like = _nearest_tensor(root, self.name)
         self.branch.to(device=like.device, dtype=like.dtype).train(self.module.training)
 
     def attach(self) -> None:
@@ -228,6 +236,7 @@ def _begin(model: nn.Module, args: Any, *, branches: tuple[str, ...]) -> None:
     """Before the model runs: drop the logits that the coming ones replace."""
     if _in_backward():
         return
+    unused = None
     for path in branches:
         branch = _branch(model, path)
         if not branch.active or branch.total is None:
@@ -236,8 +245,10 @@ def _begin(model: nn.Module, args: Any, *, branches: tuple[str, ...]) -> None:
         if gathering and branch.joined and not branch.used:
             continue
         if branch.joined and not branch.used and not branch.always_on:
-            _warn_of_two_forwards(branch.name)
+            unused = unused or branch.name
         branch.reset()
+    if unused is not None:
+        _warn_of_two_forwards(unused)
 
 
 def _loop_runs(model: nn.Module, branch: ShortcutBranch) -> bool:
@@ -358,11 +369,21 @@ def _check_wrappable(model: nn.Module) -> None:
     kind = type(model).__name__
     if isinstance(model, nn.DataParallel):
         raise TypeError(NO_DATA_PARALLEL)
-    if isinstance(model, nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
-        raise TypeError(f"wrap the model first, then make it {kind}: wrapping comes before it.")
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise TypeError(
+            f"model is inside {kind} already: call wrap_with_shortcuts on the model itself, before "
+            f"making it {kind}."
+        )
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"{kind} is compiled by torch.jit and takes no heads: wrap the original.")
     for name, module in model.named_modules():
+        # torch.compile may have traced the module without the hooks that are to come.
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+            where = f"its submodule '{name}'" if name else "it"
+            raise TypeError(
+                f"{kind} cannot be wrapped: {where} is compiled already. Call wrap_with_shortcuts "
+                "first, then compile."
+            )
         if isinstance(module, ShortcutBranch) or has_shortcuts(module):
             where = f"its submodule '{name}'" if name and has_shortcuts(module) else "it"
             raise ValueError(
@@ -371,13 +392,22 @@ def _check_wrappable(model: nn.Module) -> None:
             )
 
 
+def _check_factory(head: Any) -> None:
+    if head is None or (callable(head) and not isinstance(head, nn.Module)):
+        return
+    raise TypeError(
+        "head must make a new module at each call, head(channels, num_classes) -> nn.Module, such "
+        f"as the class ShortcutHead; got an instance of {type(head).__name__}."
+    )
+
+
 def _settle_num_classes(given: int | None, inferred: int | None) -> int:
     if given is not None:
-        if isinstance(given, bool) or not isinstance(given, int):
+        if isinstance(given, bool) or not isinstance(given, Integral):
             raise TypeError(f"num_classes must be an int, got {type(given).__name__}.")
         if given < 1:
             raise ValueError(f"num_classes must be at least 1, got {given}.")
-        return given
+        return int(given)
     if inferred is None:
         raise ValueError(
             "the model's last layers do not tell the number of classes: pass num_classes=, or "
@@ -396,18 +426,30 @@ def _check_apart(model: nn.Module, taps: list[_Tap]) -> None:
             raise ValueError(
                 f"'{other}' and '{tap.name}' are the same output: name only one of them in at=."
             )
-        owner = heads.setdefault(id(tap.branch.head), f"'{tap.name}'")
-        if owner != f"'{tap.name}'":
-            raise ValueError(
-                f"head(channels, num_classes) returned for '{tap.name}' a module that belongs to "
-                f"{owner} already: make a new one at each call."
-            )
+        for module in tap.branch.head.modules():
+            # SpikingJelly's neurons share one default surrogate function, and may.
+            if module is not tap.branch.head and not _has_state(module):
+                continue
+            owner = heads.setdefault(id(module), f"the head at '{tap.name}'")
+            if owner != f"the head at '{tap.name}'":
+                raise ValueError(
+                    f"head(channels, num_classes) returned for '{tap.name}' a "
+                    f"{type(module).__name__} that belongs to {owner} already: make a new one at "
+                    "each call."
+                )
 
 
-def _nearest_tensor(root: nn.Module, tapped: nn.Module) -> Tensor:
-    """The last floating tensor defined up to the end of ``tapped``: its head is made like it."""
-    order = list(root.modules())
-    last = order.index(list(tapped.modules())[-1])
+def _has_state(module: nn.Module) -> bool:
+    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    return bool(own) or isinstance(module, base.MemoryModule)
+
+
+def _nearest_tensor(root: nn.Module, name: str) -> Tensor:
+    """The last floating tensor defined up to the end of a module: its head is made like it."""
+    # Duplicates too: all neurons share one default surrogate function.
+    named = list(root.named_modules(remove_duplicate=False))
+    order: list[nn.Module] = [module for _, module in named]
+    last = max(i for i, (path, _) in enumerate(named) if f"{path}.".startswith(f"{name}."))
     for module in (*order[last::-1], *order[last:]):
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             if tensor.is_floating_point():

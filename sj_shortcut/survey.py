@@ -64,12 +64,17 @@ def step_mode_of(clock: nn.Module) -> str:
 
 
 def last_child(module: nn.Module) -> str:
-    """Relative path of the first non-Sequential module found by following last children."""
-    path = ""
-    while isinstance(module, nn.Sequential):
-        name, module = list(module.named_children())[-1]
-        path = f"{path}.{name}".lstrip(".")
-    return path
+    """Relative path of the last module in a Sequential, or in one at its end, that is none itself.
+
+    An empty Sequential is passed over: it would run what is put into it.
+    """
+    if isinstance(module, nn.Sequential):
+        for name, child in reversed(list(module.named_children())):
+            if not isinstance(child, nn.Sequential):
+                return str(name)
+            if inner := last_child(child):
+                return f"{name}.{inner}"
+    return ""
 
 
 @dataclass
@@ -128,6 +133,7 @@ class Survey:
             seen = sightings.get(draft.name)
             if seen is None:
                 draft.why_not = draft.why_not or "not called in forward with this example_input"
+                draft.on_path = False
                 continue
             draft.weights_before = seen.weights_before
             if seen.shape is None:

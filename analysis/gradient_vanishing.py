@@ -1,0 +1,186 @@
+"""Where does the gradient die, and do shortcuts bring it back?
+
+Trains plain and residual spiking networks of 6 to 48 layers with three surrogate functions, with
+and without shortcut heads, and measures each layer's gradient before, during and after. What is
+already in the results folder is not run again; figures and RESULTS.md are drawn from all of it.
+
+    python analysis/gradient_vanishing.py                  digits, from scikit-learn
+    python analysis/gradient_vanishing.py --data all       with CIFAR-10 and N-MNIST: as committed
+    python analysis/gradient_vanishing.py --quick --out D  everything in small, in under a minute
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from pathlib import Path
+
+import pandas as pd
+from gradient_vanishing_run import KEYS, METHODS, Run, middle, missing, train
+from tqdm import tqdm
+
+RESULTS = Path(__file__).resolve().parent / "results" / "gradient_vanishing"
+DEPTHS = (6, 18, 30, 48)
+NETS = ("plain", "resnet")
+SURROGATES = ("atan", "sigmoid", "rect")
+
+
+def plan(args: argparse.Namespace) -> list[Run]:
+    """The runs that the flags ask for, the long ones first.
+
+    All depths and surrogates for plain networks; for residual ones all depths with the first
+    surrogate, and the others at depth 30. Further seeds, and data sets other than digits, are for
+    the case that matters most: plain, 30 layers, the first surrogate.
+    """
+    usual = args.surrogates[0]
+    depth = middle(args.depths)
+    grid = []
+    for data in args.data:
+        if data != "digits":
+            grid.append((data, "plain", depth, usual, args.seeds[0], min(args.epochs, 4)))
+            continue
+        for net in args.nets:
+            for size in args.depths:
+                for shape in args.surrogates:
+                    if net == "plain" or shape == usual or size == depth:
+                        grid.append((data, net, size, shape, args.seeds[0], args.epochs))
+        grid += [(data, "plain", depth, usual, seed, args.epochs) for seed in args.seeds[1:]]
+    runs = [
+        Run(data, net, size, shape, method, seed, epochs)
+        for data, net, size, shape, seed, epochs in grid
+        for method in METHODS
+    ]
+    return sorted(runs, key=lambda run: -run.work)
+
+
+# Tables, kept so that a stopped study goes on where it was.
+
+
+class Tables:
+    """The CSV files of a folder: one row in runs.csv for each finished run."""
+
+    NAMES = ("gradients", "sources", "history", "runs")  # runs last: its row says all are there
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tables = {name: self._read(name) for name in self.NAMES}
+        finished = self.finished()
+        for name, table in self.tables.items():
+            if len(table):
+                known = [Run(*row) in finished for row in table[list(KEYS)].itertuples(index=False)]
+                self.tables[name] = table[known]
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        return self.tables[name]
+
+    def finished(self) -> set[Run]:
+        table = self.tables["runs"]
+        return (
+            {Run(*row) for row in table[list(KEYS)].itertuples(index=False)}
+            if len(table)
+            else set()
+        )
+
+    def add(self, rows: dict[str, pd.DataFrame]) -> None:
+        """Take the rows of one run, and have them on the disk before returning."""
+        for name in self.NAMES:
+            if name not in rows:
+                continue
+            parts = [part for part in (self.tables[name], rows[name]) if len(part)]
+            table = pd.concat(parts).sort_values(list(KEYS), kind="stable")
+            self.tables[name] = table
+            path = self.folder / f"{name}.csv"
+            write(path, table.to_csv(index=False, float_format="%.4g", lineterminator="\n"))
+
+    def _read(self, name: str) -> pd.DataFrame:
+        path = self.folder / f"{name}.csv"
+        return pd.read_csv(path) if path.exists() else pd.DataFrame()
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file in one go: whenever it is interrupted, the file is whole."""
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(unfinished, path)
+
+
+def execute(runs: Sequence[Run], tables: Tables, workers: int) -> None:
+    """Run what is missing, in processes of one thread each."""
+    finished = tables.finished()
+    todo = [run for run in runs if run not in finished]
+    print(f"{len(runs)} runs: {len(runs) - len(todo)} finished before, {len(todo)} to do")
+    if not todo:
+        return
+    bar = tqdm(total=sum(run.work for run in todo), unit="layer·epoch", dynamic_ncols=True)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
+        pending = {pool.submit(train, run) for run in todo}
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                rows = future.result()
+                tables.add(rows)
+                run = Run(*rows["runs"][list(KEYS)].iloc[0])
+                bar.update(run.work)
+                bar.set_postfix_str(
+                    f"{run.data} {run.net} {run.size} {run.surrogate} {run.method}: "
+                    f"{rows['runs']['accuracy'].iloc[0]:.1%}"
+                )
+    finally:
+        pool.shutdown(cancel_futures=True)
+        bar.close()
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    known = ("digits", "cifar10", "nmnist")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data", nargs="+", default=["digits"], choices=[*known, "all"], help="data sets")
+    add("--nets", nargs="+", default=list(NETS), choices=NETS)
+    add("--depths", nargs="+", type=int, default=list(DEPTHS), metavar="D", help="even, from 6")
+    add("--surrogates", nargs="+", default=list(SURROGATES), choices=SURROGATES)
+    add("--seeds", nargs="+", type=int, default=[0, 1], metavar="S")
+    add("--epochs", type=int, default=8)
+    add("--workers", type=int, default=2, help="processes of one thread each (default 2)")
+    add("--out", type=Path, default=RESULTS, help="folder of tables, figures and RESULTS.md")
+    add("--quick", action="store_true", help="two depths, one surrogate, one epoch; needs --out")
+    args = parser.parse_args(argv)
+    if args.quick:
+        if args.out == RESULTS:
+            parser.error("--quick needs --out FOLDER, not to mix its runs with the study's")
+        args.nets, args.depths, args.surrogates = ["plain"], [6, 8], ["atan"]
+        args.seeds, args.epochs = args.seeds[:1], 1
+    if any(depth < 6 or depth % 2 for depth in args.depths):
+        parser.error("--depths must be even numbers of at least 6")
+    if args.epochs < 1 or args.workers < 1:
+        parser.error("--epochs and --workers must be at least 1")
+    args.data = list(known) if "all" in args.data else args.data
+    for data in list(args.data):
+        if reason := missing(data):
+            print(reason, file=sys.stderr)
+            args.data.remove(data)
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(argv)
+    tables = Tables(args.out)
+    execute(plan(args), tables, args.workers)
+    if len(tables["runs"]):
+        # Imported here, as the processes that train import this file too and draw nothing.
+        from gradient_vanishing_report import draw_all, write_page
+
+        command = "python analysis/gradient_vanishing.py --data all"
+        made_by = f"All of it is made by `{command}`." if args.out == RESULTS else ""
+        figures = draw_all(tables.tables, args.out)
+        write(args.out / "RESULTS.md", write_page(tables.tables, figures, made_by))
+        print(f"figures and RESULTS.md are in {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,325 @@
+"""One training of the study of vanishing gradients, and what is measured of it."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from spikingjelly.activation_based import functional, layer, neuron, surrogate
+from torch import Tensor, nn
+
+from sj_shortcut import (
+    EvolutionarySchedule,
+    ShortcutLoss,
+    gradient_flow,
+    remove_shortcuts,
+    wrap_with_shortcuts,
+)
+
+DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+
+T = 4
+WIDTH = 16
+BATCH = 64
+LEARNING_RATE = 0.1
+LAYERS_PER_HEAD = 6
+MEASURED_BATCHES, MEASURED_BATCH = 8, 64
+SPLIT_BATCHES = 2  # of them for the split by source, which takes a backward pass a head
+EARLY = 2  # epochs after which all runs are measured, besides before and after training
+# These are measured after every epoch, for the map of layers and epochs.
+MAPPED = ("digits", "plain", 30, "atan", 0)
+
+METHODS = ("vanilla", "shortcuts")
+COLUMNS = (
+    "layer", "depth", "weight_grad_norm", "grad_to_weight", "zero_fraction", "output_grad_norm",
+    "alive", "firing_rate", "coherence", "coherence_floor", "snr",
+)  # fmt: skip
+SOURCE_COLUMNS = ("layer", "depth", "source", "weight_grad_norm", "share")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training. Runs that differ in the method alone start from the same weights."""
+
+    data: str
+    net: str
+    size: int
+    surrogate: str
+    method: str
+    seed: int
+    epochs: int
+
+    @property
+    def work(self) -> int:
+        """Cost in layers times epochs of digits, by which progress is counted."""
+        return self.size * (self.epochs + 2) * {"digits": 1, "cifar10": 3, "nmnist": 2}[self.data]
+
+
+KEYS = tuple(field.name for field in fields(Run))
+
+
+def middle(depths: Iterable[int]) -> int:
+    """The depth that the closer looks are taken at: 30, or the largest below."""
+    found = sorted(depths)
+    return max((depth for depth in found if depth <= 30), default=found[0])
+
+
+# Networks.
+
+
+class _Rectangle(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return (x >= 0).to(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad * (x.abs() < 0.5)
+
+
+class Rectangle(nn.Module):
+    """Derivative 1 within 0.5 of the threshold; SpikingJelly 0.0.0.0.14 has none like it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Rectangle.apply(x)
+
+
+SHAPES = {"atan": surrogate.ATan, "sigmoid": surrogate.Sigmoid, "rect": Rectangle}
+
+
+def lif(shape: str) -> nn.Module:
+    """As the method's authors write it: v = v / 4 + x, spike at 0.5, then v = 0."""
+    return neuron.LIFNode(
+        tau=4 / 3,
+        decay_input=False,
+        v_threshold=0.5,
+        v_reset=0.0,
+        surrogate_function=SHAPES[shape](),
+        detach_reset=True,
+    )
+
+
+def convolution(in_channels: int) -> nn.Module:
+    return layer.Conv2d(in_channels, WIDTH, 3, padding=1, bias=False)
+
+
+class Block(nn.Module):
+    """Two convolutions with an identity beside them, whose sum goes through the last neurons."""
+
+    def __init__(self, shape: str) -> None:
+        super().__init__()
+        self.conv1, self.norm1, self.spikes1 = (
+            convolution(WIDTH),
+            layer.BatchNorm2d(WIDTH),
+            lif(shape),
+        )
+        self.conv2, self.norm2, self.spikes2 = (
+            convolution(WIDTH),
+            layer.BatchNorm2d(WIDTH),
+            lif(shape),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.spikes1(self.norm1(self.conv1(x)))
+        return self.spikes2(self.norm2(self.conv2(out)) + x)
+
+
+def build(net: str, depth: int, shape: str, in_channels: int) -> nn.Sequential:
+    """A network with ``depth`` layers with weights, halved in resolution after a third of them."""
+    parts: dict[str, nn.Module] = {}
+    steps = depth - 1 if net == "plain" else depth // 2
+    for i in range(1, steps + 1):
+        if net == "plain" or i == 1:
+            parts[f"conv{i}"] = convolution(in_channels if i == 1 else WIDTH)
+            parts[f"norm{i}"] = layer.BatchNorm2d(WIDTH)
+            parts[f"spikes{i}"] = lif(shape)
+        else:
+            parts[f"block{i}"] = Block(shape)
+        if i == max(1, steps // 3):
+            parts["pool"] = layer.MaxPool2d(2)
+    parts["mean"], parts["flat"] = layer.AdaptiveAvgPool2d(1), layer.Flatten()
+    parts["classifier"] = layer.Linear(WIDTH, 10)
+    model = nn.Sequential(OrderedDict(parts))
+    functional.set_step_mode(model, "m")
+    return model
+
+
+# Data.
+
+
+def data_folder() -> Path:
+    return Path(os.environ.get("SJ_SHORTCUT_DATA", DATA))
+
+
+def missing(data: str) -> str:
+    """Why a data set cannot be used; empty if it can."""
+    if data == "digits":
+        return ""
+    path = data_folder() / {"cifar10": "cifar10.tar.xz", "nmnist": "nmnist/events_np"}[data]
+    if path.exists():
+        return ""
+    return (
+        f"{data} is skipped: there is no {path.name} in the data folder. Say where it is by "
+        "SJ_SHORTCUT_DATA=/path/to/data (with cifar10.tar.xz and nmnist/events_np in it)."
+    )
+
+
+@cache
+def load(data: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training frames ``[N, T or 1, C, H, W]`` and labels, and those for testing."""
+    parts = {"digits": digits, "cifar10": cifar10, "nmnist": nmnist}[data]()
+    (x, y), (test_x, test_y) = parts
+    mean, deviation = x.mean(), x.std()
+    return (x - mean) / deviation, y, (test_x - mean) / deviation, test_y
+
+
+def digits() -> list[tuple[Tensor, Tensor]]:
+    """All 1,797 digits; the last fifth of each class in file order, other writers, for testing."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    x = torch.tensor(bunch.images, dtype=torch.float32)[:, None, None]
+    y = torch.tensor(bunch.target)
+    rank = torch.zeros_like(y)
+    for label in range(10):
+        rank[y == label] = torch.arange(int((y == label).sum()))
+    train = rank < 0.8 * torch.bincount(y)[y]
+    return [(x[train], y[train]), (x[~train], y[~train])]
+
+
+def cifar10(train: int = 100, test: int = 50) -> list[tuple[Tensor, Tensor]]:
+    """The first images of each class in the archive's order, averaged to 16 x 16 pixels."""
+    from PIL import Image
+
+    wanted = {"train": train, "test": test}
+    found: dict[str, dict[str, list[np.ndarray]]] = {"train": {}, "test": {}}
+    with tarfile.open(data_folder() / "cifar10.tar.xz") as archive:
+        for member in archive:
+            if not member.isfile():
+                continue
+            _, part, name, _ = member.name.split("/")
+            images = found[part].setdefault(name, [])
+            if len(images) < wanted[part]:
+                with Image.open(archive.extractfile(member)) as image:
+                    images.append(np.asarray(image.convert("RGB").resize((16, 16), Image.BOX)))
+    classes = sorted(found["train"])
+    parts = []
+    for part in ("train", "test"):
+        x = np.stack([image for name in classes for image in found[part][name]])
+        y = [label for label, name in enumerate(classes) for _ in found[part][name]]
+        parts.append((torch.tensor(x).permute(0, 3, 1, 2)[:, None].float(), torch.tensor(y)))
+    return parts
+
+
+def nmnist() -> list[tuple[Tensor, Tensor]]:
+    """All recordings, as T frames of equally many events each, of 16 x 16 pixels."""
+    parts = []
+    for part in ("train", "test"):
+        frames, labels = [], []
+        for path in sorted((data_folder() / "nmnist" / "events_np" / part).glob("*/*.npz")):
+            with np.load(path) as events:
+                x, y, p = (events[name].astype(np.int64) for name in "xyp")
+            slot = np.arange(len(x)) * T // max(len(x), 1)
+            frame = np.zeros((T, 2, 16, 16), np.float32)
+            np.add.at(frame, (slot, p, y * 16 // 34, x * 16 // 34), 1)
+            frames.append(frame)
+            labels.append(int(path.parent.name))
+        parts.append((torch.tensor(np.stack(frames)), torch.tensor(labels)))
+    return parts
+
+
+def in_time(x: Tensor) -> Tensor:
+    """``[T, N, C, H, W]``; a still image is shown at every time step."""
+    return x.expand(-1, T, -1, -1, -1).transpose(0, 1).contiguous()
+
+
+def batches(x: Tensor, y: Tensor, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    for chosen in order.split(size):
+        if len(chosen) == size:
+            yield in_time(x[chosen]), y[chosen]
+
+
+# One run.
+
+
+def train(run: Run) -> dict[str, pd.DataFrame]:
+    """Train, measure, and return the rows for each table."""
+    began = time.process_time()
+    torch.set_num_threads(1)
+    x, y, test_x, test_y = load(run.data)
+    torch.manual_seed(run.seed)
+    model: nn.Module = build(run.net, run.size, run.surrogate, x.shape[2])
+    criterion: nn.Module = nn.CrossEntropyLoss()
+    schedule = EvolutionarySchedule(run.epochs)
+    if run.method == "shortcuts":
+        wrap_with_shortcuts(model, at=run.size // LAYERS_PER_HEAD)
+        criterion = ShortcutLoss(model, criterion, schedule)
+    optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, 0.9, weight_decay=1e-4)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.epochs)
+    probes = list(batches(x, y, min(MEASURED_BATCH, len(x) // MEASURED_BATCHES), seed=run.seed))
+    probes = probes[:MEASURED_BATCHES]
+
+    mapped = (run.data, run.net, run.size, run.surrogate, run.seed) == MAPPED
+    due = {0, min(EARLY, run.epochs), run.epochs, *(range(run.epochs) if mapped else ())}
+    history, gradients, sources = [], [], []
+    for epoch in range(run.epochs + 1):
+        if epoch in due:
+            gradients.append(gradient_flow(model, criterion, probes).assign(epoch=epoch))
+        if epoch == min(EARLY, run.epochs) and run.method == "shortcuts":
+            some = probes[:SPLIT_BATCHES]
+            flow = gradient_flow(model, criterion, some, by_source=True, activity=False)
+            sources.append(flow.assign(epoch=epoch))
+        if epoch == run.epochs:
+            break
+        losses = []
+        for batch_x, batch_y in batches(x, y, BATCH, seed=1000 * run.seed + epoch):
+            output = model(batch_x).mean(0)
+            loss = criterion(output, batch_y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            functional.reset_net(model)
+            # What the heads add to the loss would not compare.
+            losses.append(float(nn.functional.cross_entropy(output.detach(), batch_y)))
+        schedule.step()
+        decay.step()
+        accuracy = evaluate(model, test_x, test_y)
+        history.append({"epoch": epoch + 1, "loss": float(np.mean(losses)), "accuracy": accuracy})
+    if run.method == "shortcuts":
+        remove_shortcuts(model)
+    tags = {"accuracy": evaluate(model, test_x, test_y), "seconds": time.process_time() - began}
+    tables = {
+        "history": pd.DataFrame(history),
+        "gradients": pd.concat(gradients)[["epoch", *COLUMNS]],
+        "runs": pd.DataFrame([tags]),
+    }
+    if sources:
+        tables["sources"] = pd.concat(sources)[["epoch", *SOURCE_COLUMNS]]
+    return {name: tag(table, run) for name, table in tables.items()}
+
+
+def tag(table: pd.DataFrame, run: Run) -> pd.DataFrame:
+    return pd.concat([pd.DataFrame([asdict(run)] * len(table), index=table.index), table], axis=1)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    model.eval()
+    right = 0
+    for some_x, some_y in zip(x.split(128), y.split(128), strict=True):
+        right += int((model(in_time(some_x)).mean(0).argmax(1) == some_y).sum())
+        functional.reset_net(model)
+    model.train()
+    return right / len(y)

@@ -1,0 +1,144 @@
+"""From a data set to batches whose order and augmentation are functions of seed and epoch alone.
+
+So neither the number of loading processes, nor that of training processes, nor an interruption
+has any influence on what a training sees.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from distributed import World
+from options import UserError
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler, Subset
+
+
+@dataclass
+class Data:
+    """A data set ready for training.
+
+    Samples are ``(x, label)``, with an image ``[C, H, W]`` or frames ``[T, C, H, W]`` as ``x``.
+
+    Attributes:
+        train: Training samples, augmented.
+        test: Test samples.
+        classes: Names of the classes.
+        split: In words, which samples are for training and which for testing.
+        split_files: The same as names of files, where the data set itself does not say.
+    """
+
+    train: Dataset
+    test: Dataset
+    classes: list[str]
+    split: str
+    split_files: dict[str, list[str]] = field(default_factory=dict)
+
+
+def first_per_class(labels: Any, number: int | None) -> list[int]:
+    """Indices of the first samples of each class, in the order of the data set."""
+    labels = np.asarray(labels)
+    if number is None:
+        return list(range(len(labels)))
+    kept = [np.flatnonzero(labels == label)[:number] for label in np.unique(labels)]
+    return sorted(int(index) for index in np.concatenate(kept))
+
+
+class Transformed(Dataset):
+    """A data set, or part of it, with a transform of its own."""
+
+    def __init__(self, dataset: Dataset, indices: list[int], transform: Any) -> None:
+        self.dataset, self.indices, self.transform = dataset, indices, transform
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        x, label = self.dataset[self.indices[index]]
+        return self.transform(x), int(label)
+
+
+class Seeded(Dataset):
+    """Draws a sample's augmentation from seed, epoch and index, whoever loads it and when."""
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        before = torch.get_rng_state()
+        mixed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)
+        # torch.manual_seed would also queue a seed for CUDA, once a sample.
+        torch.default_generator.manual_seed(int(mixed[0] >> np.uint64(1)))
+        try:
+            return self.dataset[index]
+        finally:
+            torch.set_rng_state(before)
+
+
+class EpochBatches(Sampler):
+    """This process's share of each batch of an epoch, from any batch on.
+
+    The last, incomplete batch of an epoch is left out; every epoch is shuffled anew.
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int, world: World, seed: int) -> None:
+        if batch_size % world.size:
+            raise UserError(
+                f"--batch-size {batch_size} cannot be shared by {world.size} processes: choose a "
+                "multiple of their number"
+            )
+        if batch_size > len(dataset):
+            raise UserError(
+                f"--batch-size {batch_size} is more than the {len(dataset)} training samples: "
+                "lower it"
+            )
+        self.shuffled = DistributedSampler(
+            dataset, world.size, world.rank, shuffle=True, seed=seed, drop_last=True
+        )
+        self.batches = BatchSampler(self.shuffled, batch_size // world.size, drop_last=True)
+        self.first = 0
+
+    def start(self, epoch: int, batch: int) -> None:
+        self.shuffled.set_epoch(epoch)
+        self.first = batch
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in islice(self.batches, self.first, None):
+            yield [(self.shuffled.epoch, index) for index in batch]
+
+
+def make_loaders(
+    data: Data, batch_size: int, seed: int, workers: int, world: World
+) -> tuple[DataLoader, EpochBatches, DataLoader]:
+    """Loaders of training and test samples, and what says where the former begins."""
+    batches = EpochBatches(data.train, batch_size, world, seed)
+    settings = {
+        "num_workers": workers,
+        "pin_memory": world.device.type == "cuda",
+        "worker_init_fn": ignore_interrupt,
+        "persistent_workers": workers > 0,
+    }
+    # Loaders draw from a generator of their own: the global one is for the model alone.
+    train = DataLoader(
+        Seeded(data.train, seed), batch_sampler=batches, generator=torch.Generator(), **settings
+    )
+    share = Subset(data.test, range(world.rank, len(data.test), world.size))
+    test = DataLoader(
+        share, max(1, batch_size // world.size), generator=torch.Generator(), **settings
+    )
+    return train, batches, test
+
+
+def ignore_interrupt(worker: int) -> None:
+    """Ctrl-C reaches loading processes too; the training process ends them when it is ready."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,244 @@
+"""What a run shows and leaves in its folder, besides its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import checkpoint
+import pandas as pd
+from matplotlib.figure import Figure
+from options import UserError
+from tqdm import tqdm
+
+from sj_shortcut.gradients import gradient_flow
+from sj_shortcut.plots import plot_gradient_flow, plot_history
+
+if TYPE_CHECKING:
+    from training import Run
+
+PACKAGES = ("sj_shortcut", "spikingjelly", "torch", "torchvision", "numpy")
+REMEDY = "make room or mend the folder, then go on with --resume {}"
+
+
+class Report:
+    """Progress on the screen; config.json, metrics.csv, TensorBoard events and curves."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.main = run.world.rank == 0
+        self.board: Any = None
+        self.bar: Any = None
+
+    def __enter__(self) -> Report:
+        if not self.main:
+            return self
+        run = self.run
+        write_config(run)
+        describe(run)
+        if run.history:
+            write_metrics(run)
+        self.board = open_board(run.folder, run.position.epoch)
+        steps = len(run.loaders[1])
+        self.bar = tqdm(
+            total=run.args.epochs * steps,
+            initial=run.position.epoch * steps + run.position.batch,
+            unit="batch",
+            dynamic_ncols=True,
+            disable=None,  # no bar where the output goes to a file
+        )
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.main:
+            self.bar.close()
+            self.board.close()
+
+    def step(self) -> None:
+        if self.main:
+            self.bar.update()
+
+    def epoch(self, row: dict[str, float]) -> None:
+        if not self.main:
+            return
+        write_metrics(self.run)
+        for name, value in row.items():
+            if name != "epoch":
+                self.board.add_scalar(name.replace(".", "/"), value, row["epoch"])
+        self.board.flush()
+        tqdm.write(
+            f"epoch {row['epoch']}/{self.run.args.epochs}  λ {row['lambda']:.3f}  "
+            f"loss {row['loss']:.4f}  train {row['train_accuracy']:.2%}  "
+            f"test {row['test_accuracy']:.2%}  {row['seconds']:.1f} s  "
+            f"{row['images_per_second']:.0f} images/s"
+        )
+
+    def gradients(self, due: bool) -> None:
+        """Measure the gradient of every layer on a batch of test samples, the same each time."""
+        if not due:
+            return
+        run = self.run
+        x, y = next(iter(run.loaders[2]))
+        over_time = run.over_time
+        frame = gradient_flow(
+            run.model,
+            run.criterion,
+            (x, y),
+            forward=lambda model, x: over_time(x) if run.args.per_step else over_time(x).mean(0),
+            epoch=run.position.epoch + 1,
+        )
+        if self.main:
+            path = run.folder / "gradients" / f"epoch-{run.position.epoch + 1:04d}.csv"
+            write_frame(frame, path, run)
+
+    def end(self) -> None:
+        """Draw the curves and print the table of results."""
+        if not self.main:
+            return
+        self.bar.close()
+        run = self.run
+        remedy = REMEDY.format(run.folder)
+        for name, figure in figures(run).items():
+            checkpoint.write_atomically(
+                run.folder / name, lambda file, f=figure: f.savefig(file, dpi=200), remedy
+            )
+        say(summary(run))
+
+
+def write_frame(frame: pd.DataFrame, path: Path, run: Run) -> None:
+    text = frame.to_csv(index=False)
+    checkpoint.write_atomically(
+        path, lambda file: file.write(text.encode()), REMEDY.format(run.folder)
+    )
+
+
+def write_metrics(run: Run) -> None:
+    """Write metrics.csv anew: its rows are in the checkpoint, so none is lost or doubled."""
+    frame = pd.DataFrame(run.history)
+    # Parts of the loss whose weight is 0 are not computed: empty cells.
+    write_frame(frame, run.folder / "metrics.csv", run)
+
+
+def write_config(run: Run) -> None:
+    args = {name: value for name, value in vars(run.args).items() if name != "debug"}
+    config = {
+        "script": run.script,
+        **args,
+        "processes": run.world.size,
+        "device_used": str(run.world.device),
+        "train_samples": len(run.data.train),
+        "test_samples": len(run.data.test),
+        "classes": run.data.classes,
+        "split": run.data.split,
+        "heads": run.heads,
+        "versions": {"python": platform.python_version(), **versions()},
+    }
+    remedy = REMEDY.format(run.folder)
+    contents = {"config.json": config}
+    if run.data.split_files:
+        contents["split.json"] = run.data.split_files
+    for name, content in contents.items():
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        checkpoint.write_atomically(
+            run.folder / name, lambda file, text=text: file.write(text.encode()), remedy
+        )
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def describe(run: Run) -> None:
+    args = run.args
+    weights = sum(p.numel() for p in run.model.parameters())
+    backends = sorted({row.backend for row in run.backends})
+    say(f"data    {run.data.split}")
+    say(
+        f"model   {args.model}, {weights:,} parameters, T = {args.T}, step mode {args.step_mode}, "
+        f"neurons on {', '.join(backends)}"
+    )
+    if run.has_heads:
+        say(f"method  {args.method}, heads at {', '.join(run.heads)}")
+    else:
+        say("method  vanilla, no heads")
+    if run.has_heads and args.combine == "logits" and run.criterion.schedule(args.epochs - 1) > 0:
+        say(
+            "warning: λ is not 0 in the last epoch, so with --combine logits the model without "
+            "heads is not quite the one trained: see --finish and --lambda-end"
+        )
+    say(f"device  {run.world.device}, {run.world.size} process(es); results in {run.folder}")
+
+
+def open_board(folder: Path, epochs_done: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("the curves go to TensorBoard: pip install tensorboard") from error
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=epochs_done + 1)
+
+
+def figures(run: Run) -> dict[str, Figure]:
+    """Curves of the run, and of its gradients if they were measured."""
+    drawn = {"curves.png": plot_history(long_history(run), y=("loss", "accuracy", "λ")).figure}
+    files = sorted((run.folder / "gradients").glob("epoch-*.csv"))
+    if files:
+        frame = pd.concat(pd.read_csv(file) for file in files)
+        frame["run"] = "epoch " + frame["epoch"].astype(str)
+        drawn["gradients.png"] = plot_gradient_flow(frame).figure
+    return drawn
+
+
+def long_history(run: Run) -> pd.DataFrame:
+    """One row an epoch and curve, as plot_history takes it."""
+    rows = []
+    for row in run.history:
+        epoch = row["epoch"]
+        rows.append(
+            {"run": "training", "epoch": epoch, "loss": row["loss_main"], "λ": row["lambda"],
+             "accuracy": row["train_accuracy"]}
+        )  # fmt: skip
+        rows.append({"run": "test", "epoch": epoch, "accuracy": row["test_accuracy"]})
+        for name in run.heads:
+            rows.append(
+                {"run": f"head {name}", "epoch": epoch, "loss": row.get(f"loss_{name}"),
+                 "accuracy": row[f"head_accuracy_{name}"]}
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def summary(run: Run) -> str:
+    """The table at the end."""
+    history = run.history
+    best = max(history, key=lambda row: row["test_accuracy"])
+    rows = [("last epoch", history[-1])]
+    if best is not history[-1]:
+        rows.append(("best on test", best))
+    table = pd.DataFrame(
+        {
+            "epoch": row["epoch"],
+            "loss": f"{row['loss']:.4f}",
+            "train": f"{row['train_accuracy']:.2%}",
+            "test": f"{row['test_accuracy']:.2%}",
+            **{f"head {n}": f"{row[f'head_accuracy_{n}']:.2%}" for n in run.heads},
+        }
+        for _, row in rows
+    )
+    table.index = pd.Index([name for name, _ in rows])
+    seconds = sum(row["seconds"] for row in history)
+    return (
+        f"\n{table.to_string()}\n\n{seconds:.0f} s of training; the trained model without heads is "
+        f"{run.folder / 'model.pt'}, the best one on test data {run.folder / checkpoint.BEST}"
+    )

@@ -1,0 +1,88 @@
+"""Let a model run, and have it afterwards as if it had not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from spikingjelly.activation_based import base
+from torch import Tensor, nn
+
+from sj_shortcut.probe import untouched_rng
+
+
+@contextmanager
+def preserved(*modules: nn.Module) -> Iterator[None]:
+    """Run modules freely inside; training flags, buffers, neuron states and RNG come back.
+
+    Buffers are swapped for copies while it lasts, not restored in place, so that a graph that
+    holds them can still run backward. Every plain attribute of every module comes back as well,
+    which covers what neurons and heads keep outside their memories. Parameters are not copied:
+    do not train inside.
+
+    Args:
+        modules: The modules with everything inside them; those in several are kept once.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> norm = nn.BatchNorm1d(2)
+        >>> with preserved(norm):
+        ...     _ = norm(torch.rand(3, 2))
+        >>> norm.num_batches_tracked.item()
+        0
+    """
+    kept = {id(module): module for root in modules for module in root.modules()}
+    saved = [_Saved(module) for module in kept.values()]
+    copies: dict[int, Tensor] = {}
+    try:
+        for state in saved:
+            state.lend_copies(copies)
+        with untouched_rng():
+            yield
+    finally:
+        for state in saved:
+            state.restore()
+
+
+def reset_states(model: nn.Module) -> None:
+    """Give every neuron and head a fresh memory, leaving the old tensors alone.
+
+    ``functional.reset_net`` may write into tensors that a memory holds; inside :func:`preserved`
+    they belong to the user. So the memories get new values first, and only then ``reset()`` runs.
+    """
+    for module in model.modules():
+        if isinstance(module, base.MemoryModule):
+            module._memories.update(copy.deepcopy(module._memories_rv))
+        reset = getattr(module, "reset", None)
+        if callable(reset):
+            reset()
+
+
+class _Saved:
+    """What one module holds by name: the objects themselves, none copied."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.attributes = dict(module.__dict__)
+        self.tables: list[tuple[dict[str, Any], dict[str, Any]]] = [
+            (table, dict(table))
+            for name in ("_buffers", "_memories", "_memories_rv")
+            if isinstance(table := module.__dict__.get(name), dict)
+        ]
+
+    def lend_copies(self, copies: dict[int, Tensor]) -> None:
+        for name, buffer in self.module._buffers.items():
+            if buffer is not None:
+                if id(buffer) not in copies:
+                    copies[id(buffer)] = buffer.clone()
+                self.module._buffers[name] = copies[id(buffer)]
+
+    def restore(self) -> None:
+        for table, content in self.tables:
+            table.clear()
+            table.update(content)
+        self.module.__dict__.clear()
+        self.module.__dict__.update(self.attributes)

@@ -32,9 +32,9 @@ SURROGATES = ("atan", "sigmoid", "rect")
 def plan(args: argparse.Namespace) -> list[Run]:
     """The runs that the flags ask for, the long ones first.
 
-    All depths and surrogates for plain networks; for residual ones all depths with the first
-    surrogate, and the others at depth 30. Further seeds, and data sets other than digits, are for
-    the case that matters most: plain, 30 layers, the first surrogate.
+    Both networks at all depths with the first surrogate; the others in plain networks, at the
+    depth of the closer looks and in the shallowest. Further seeds, and data other than digits, for
+    the case that matters most: plain, the depth of the closer looks, the first surrogate.
     """
     usual = args.surrogates[0]
     depth = middle(args.depths)
@@ -46,7 +46,7 @@ def plan(args: argparse.Namespace) -> list[Run]:
         for net in args.nets:
             for size in args.depths:
                 for shape in args.surrogates:
-                    if net == "plain" or shape == usual or size == depth:
+                    if shape == usual or (net == "plain" and size in (depth, min(args.depths))):
                         grid.append((data, net, size, shape, args.seeds[0], args.epochs))
         grid += [(data, "plain", depth, usual, seed, args.epochs) for seed in args.seeds[1:]]
     runs = [

@@ -260,6 +260,9 @@ def features(tables: Tables) -> pd.DataFrame:
     gradients = tables["gradients"]
     convolutions = gradients[gradients["layer"] != "classifier"]
     found = summarize(convolutions, by=[*KEYS, "epoch"])
+    # The first convolution has fewer input channels than the others, so less of a norm.
+    rest = summarize(convolutions[convolutions["depth"] > 1], by=[*KEYS, "epoch"])
+    found["second_to_last"] = rest["first_to_last"]
     return found.merge(tables["runs"][[*KEYS, "accuracy"]], on=list(KEYS))
 
 
@@ -269,7 +272,9 @@ def pairs(found: pd.DataFrame, epoch: str) -> pd.DataFrame:
     rows = found[found["epoch"] == moment[epoch]]
     index = [key for key in KEYS if key != "method"]
     return rows.pivot(
-        index=index, columns="method", values=["first_to_last", "coherence", "accuracy"]
+        index=index,
+        columns="method",
+        values=["first_to_last", "second_to_last", "coherence", "accuracy"],
     )
 
 
@@ -318,6 +323,10 @@ def expectations(found: pd.DataFrame) -> list[Expectation]:
             "Vanilla with Sigmoid, plain, at least 30 layers: before training the first "
             "convolution's gradient is larger than the last one's",
             (ratio["b"] > 1)[very_deep & sigmoid & plain],
+        ),
+        Expectation(
+            "The same of the second convolution, which has as many weights as the last",
+            (of(before, "second_to_last", "vanilla") > 1)[very_deep & sigmoid & plain],
         ),
         Expectation(
             "Vanilla with ATan, at least 18 layers: training makes that ratio smaller",
@@ -456,6 +465,19 @@ def in_short(found: pd.DataFrame, tables: Tables) -> str:
             f"convolutions of the vanilla network, and on {shortcuts.incoherent} with shortcuts. "
             f"Accuracy after training: {vanilla.accuracy:.1%} and {shortcuts.accuracy:.1%}."
         )
+    start = found[(found["epoch"] == 0) & (found["method"] == "vanilla")]
+    start = start[(start["second_to_last"] > 1) & (start["size"] >= 18)]
+    if len(start):
+        cases = "; ".join(
+            f"{in_words([*(row[key] for key in KEYS if key != 'method')])} "
+            f"({row['second_to_last']:.2g} times, ends at {row['accuracy']:.1%})"
+            for _, row in start.iterrows()
+        )
+        lines.append(
+            "- Norms alone mislead: vanilla networks of at least 18 layers whose second "
+            "convolution gets, before training, a *larger* gradient than their last one: "
+            f"{cases}."
+        )
     norm, coherence = (rank_correlation(found, f) for f in ("first_to_last", "coherence"))
     trainings = int((tables["runs"]["data"] == "digits").sum())
     lines.append(
@@ -486,7 +508,9 @@ def write_page(tables: Tables, figures: dict[str, str], made_by: str) -> str:
         see_it="![coherence of each layer](see_it.png)" if "see_it.png" in figures else "",
         expectations="\n".join(str(e) for e in expectations(found) if len(e.met)),
         cases=table_of_cases(found),
-        figures="\n\n".join(f"{text}\n\n![{text}]({name})" for name, text in figures.items()),
+        figures="\n\n".join(
+            f"![{Path(name).stem}]({name})\n\n*{text}*" for name, text in figures.items()
+        ),
         seconds=runs["seconds"].sum(),
         early=EARLY,
     )

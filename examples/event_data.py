@@ -142,7 +142,9 @@ def prepare_arrays(kind: Any, root: Path) -> None:
         existed = {path for path in (root / "download", root / "extract") if path.exists()}
         unfinished.touch()
     except OSError as error:
-        raise UserError(f"cannot prepare {root} ({one_line(error)}): it must be writable") from error
+        raise UserError(
+            f"cannot prepare {root} ({one_line(error)}): it must be writable"
+        ) from error
     print(f"converting the recordings in {root}, once", flush=True)
     problem = None
     try:

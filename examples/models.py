@@ -161,7 +161,7 @@ def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
 
 
 class Block(nn.Module):
-    """Residual block whose sum goes through the last neurons, as in SpikingJelly's SpikingResNet."""
+    """Residual block whose sum goes through neurons, as in SpikingJelly's SpikingResNet."""
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: int, pool: bool, norm: Norm, lif: Neuron

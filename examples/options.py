@@ -1,4 +1,4 @@
-"""The command line that train_cifar.py and train_dvs.py share: flags, their checks, one-line errors."""
+"""The command line of train_cifar.py and train_dvs.py: flags, their checks, one-line errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable
 
 # Settings that a resumed run may change; all others must be those it was started with.
-FREE_ON_RESUME = ("resume", "device", "workers", "checkpoint_every", "data_dir", "debug")
+FREE_ON_RESUME = (
+    "resume", "device", "workers", "checkpoint_every", "gradients_every", "data_dir", "debug",
+)  # fmt: skip
 
 METHOD_FLAGS = {
     "vanilla": ("at", "combine", "schedule", "lambda_start", "lambda_end", "hold", "finish"),
@@ -37,6 +39,11 @@ def run(main: Callable[[list[str]], int], argv: list[str] | None = None) -> None
             raise
         # An error from a data loader's worker arrives inside the text of its traceback.
         print("error:", one_line(str(error).rsplit("UserError: ", 1)[-1]), file=sys.stderr)
+        code = 2
+    except OSError as error:  # a full disk, a folder that went away
+        if "--debug" in argv:
+            raise
+        print(f"error: {one_line(error)}: mend this, then go on with --resume", file=sys.stderr)
         code = 2
     sys.exit(code)
 
@@ -151,111 +158,211 @@ def between_0_and_1(text: str) -> float:
 
 def add_subset_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--train-per-class", type=count, metavar="N",
+        "--train-per-class",
+        type=count,
+        metavar="N",
         help="train on the first N samples of each class (default: all)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--test-per-class", type=count, metavar="N",
+        "--test-per-class",
+        type=count,
+        metavar="N",
         help="test on the first N samples of each class (default: all)",
-    )  # fmt: skip
+    )
 
 
 def add_model_flags(parser: Parser, model: str) -> None:
     group = parser.add_argument_group("model")
     add = group.add_argument
-    add("--model", default=model,
+    add(
+        "--model",
+        default=model,
         help="plain:N (N layers without residual connections, N at least 4); resnet18, resnet19 or "
         "resnet20 in CIFAR style; a spiking_resnet, sew_resnet or spiking_vgg of SpikingJelly by "
         "its name there (sew_resnet18, spiking_vgg11_bn, ...); plif_mnist, plif_fashionmnist, "
         "plif_nmnist, plif_cifar10, plif_cifar10dvs, plif_dvsgesture; or package.module:factory, "
         "a function that returns your model, called with those of num_classes= and in_channels= "
-        "that it takes (default: %(default)s)")
-    add("--width", type=count,
+        "that it takes (default: %(default)s)",
+    )
+    add(
+        "--width",
+        type=count,
         help="channels of the first stage of plain:N and resnet* (default: 128 for resnet19, else "
-        "64; 32 for plain:N)")
-    add("--norm", choices=("bn", "tdbn"), default="bn",
+        "64; 32 for plain:N)",
+    )
+    add(
+        "--norm",
+        choices=("bn", "tdbn"),
+        default="bn",
         help="batch norm, or threshold-dependent batch norm, in plain:N and resnet* "
-        "(default: %(default)s)")
-    add("--decay", type=between_0_and_1, default=0.25,
-        help="share of its potential a LIF neuron keeps each step (default: %(default)s)")
-    add("--threshold", type=amount, default=0.5,
-        help="potential at which it fires and resets to 0 (default: %(default)s)")
-    add("--surrogate", choices=("triangle", "rectangle"), default="triangle",
+        "(default: %(default)s)",
+    )
+    add(
+        "--decay",
+        type=between_0_and_1,
+        default=0.25,
+        help="share of its potential a LIF neuron keeps each step (default: %(default)s)",
+    )
+    add(
+        "--threshold",
+        type=amount,
+        default=0.5,
+        help="potential at which it fires and resets to 0 (default: %(default)s)",
+    )
+    add(
+        "--surrogate",
+        choices=("triangle", "rectangle"),
+        default="triangle",
         help="stand-in for the derivative of a spike: a triangle of width 2 or a rectangle of "
-        "width 1, both of height 1 (default: %(default)s)")  # fmt: skip
+        "width 1, both of height 1 (default: %(default)s)",
+    )
 
 
 def add_method_flags(parser: Parser) -> None:
     group = parser.add_argument_group("method")
     add = group.add_argument
-    add("--method", choices=tuple(METHOD_FLAGS), default="evolutionary",
+    add(
+        "--method",
+        choices=tuple(METHOD_FLAGS),
+        default="evolutionary",
         help="vanilla: no heads; shortcut: heads at a constant λ; evolutionary: λ falls as "
-        "training goes on (default: %(default)s)")
-    add("--at", default="stages",
+        "training goes on (default: %(default)s)",
+    )
+    add(
+        "--at",
+        default="stages",
         help="where heads sit: stages, all, a number of heads, or names and patterns of modules, "
-        "separated by commas (default: %(default)s)")
-    add("--combine", choices=("loss", "logits"), default="loss",
-        help="add the heads' losses, or their logits, to the model's (default: %(default)s)")
-    add("--schedule", choices=("linear", "cosine", "exponential", "step"), default="linear",
-        help="how λ falls (default: %(default)s)")
+        "separated by commas (default: %(default)s)",
+    )
+    add(
+        "--combine",
+        choices=("loss", "logits"),
+        default="loss",
+        help="add the heads' losses, or their logits, to the model's (default: %(default)s)",
+    )
+    add(
+        "--schedule",
+        choices=("linear", "cosine", "exponential", "step"),
+        default="linear",
+        help="how λ falls (default: %(default)s)",
+    )
     add("--lambda-start", type=amount, default=1.0, help="λ at first (default: %(default)s)")
     add("--lambda-end", type=amount, default=0.0, help="λ at last (default: %(default)s)")
-    add("--hold", type=amount, default=0.5,
-        help="fraction of the training before λ falls (default: %(default)s)")
-    add("--finish", type=amount,
+    add(
+        "--hold",
+        type=amount,
+        default=0.5,
+        help="fraction of the training before λ falls (default: %(default)s)",
+    )
+    add(
+        "--finish",
+        type=amount,
         help="fraction of the training after which λ is --lambda-end (default: 1, with --combine "
-        "logits 0.9)")
-    add("--per-step", action="store_true",
+        "logits 0.9)",
+    )
+    add(
+        "--per-step",
+        action="store_true",
         help="take the loss at each time step and average, as in temporal efficient training "
-        "(default: off, the loss of the average over time)")
-    add("--step-mode", choices=("m", "s"), default="m",
+        "(default: off, the loss of the average over time)",
+    )
+    add(
+        "--step-mode",
+        choices=("m", "s"),
+        default="m",
         help="SpikingJelly's step mode: all time steps in one call, or one a call "
-        "(default: %(default)s)")
-    add("--backend", choices=("auto", "torch", "cupy", "triton"), default="auto",
+        "(default: %(default)s)",
+    )
+    add(
+        "--backend",
+        choices=("auto", "torch", "cupy", "triton"),
+        default="auto",
         help="what runs the neurons: auto takes the fastest that works; cupy is for SpikingJelly "
-        "0.0.0.0.14, triton for 2.0.0 (default: %(default)s)")  # fmt: skip
+        "0.0.0.0.14, triton for 2.0.0 (default: %(default)s)",
+    )
 
 
 def add_training_flags(parser: Parser, epochs: int, batch_size: int) -> None:
     group = parser.add_argument_group("training")
     add = group.add_argument
     add("--epochs", type=count, default=epochs, help="(default: %(default)s)")
-    add("--batch-size", type=count, default=batch_size,
-        help="samples a step, over all processes together (default: %(default)s)")
+    add(
+        "--batch-size",
+        type=count,
+        default=batch_size,
+        help="samples a step, over all processes together (default: %(default)s)",
+    )
     add("--optimizer", choices=("sgd", "adamw"), default="sgd", help="(default: %(default)s)")
-    add("--lr", type=amount,
-        help="learning rate, which falls to 0 by a cosine (default: 0.1 for sgd, 0.001 for adamw)")
+    add(
+        "--lr",
+        type=amount,
+        help="learning rate, which falls to 0 by a cosine (default: 0.1 for sgd, 0.001 for adamw)",
+    )
     add("--momentum", type=amount, default=0.9, help="of sgd (default: %(default)s)")
     add("--weight-decay", type=amount, help="(default: 0.0001 for sgd, 0.01 for adamw)")
-    add("--warmup-epochs", type=natural, default=0,
-        help="epochs over which the learning rate rises from 0 first (default: %(default)s)")
-    add("--seed", type=natural, default=0,
-        help="seed of everything random; a CPU run is bit-reproducible (default: %(default)s)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto",
-        help="auto: CUDA where there is a GPU (default: %(default)s)")
-    add("--amp", choices=("off", "bf16", "fp16"), default="off",
+    add(
+        "--warmup-epochs",
+        type=natural,
+        default=0,
+        help="epochs over which the learning rate rises from 0 first (default: %(default)s)",
+    )
+    add(
+        "--seed",
+        type=natural,
+        default=0,
+        help="seed of everything random; a CPU run is bit-reproducible (default: %(default)s)",
+    )
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto: CUDA where there is a GPU (default: %(default)s)",
+    )
+    add(
+        "--amp",
+        choices=("off", "bf16", "fp16"),
+        default="off",
         help="automatic mixed precision; fp16, which scales the loss, is for CUDA only "
-        "(default: %(default)s)")
-    add("--channels-last", action="store_true",
-        help="keep weights and maps in channels-last layout (default: off)")
+        "(default: %(default)s)",
+    )
+    add(
+        "--channels-last",
+        action="store_true",
+        help="keep weights and maps in channels-last layout (default: off)",
+    )
     add("--compile", action="store_true", help="torch.compile the model (default: off)")
-    add("--workers", type=natural, default=2,
-        help="processes that load data; has no influence on results (default: %(default)s)")
-    # fmt: skip
+    add(
+        "--workers",
+        type=natural,
+        default=2,
+        help="processes that load data; has no influence on results (default: %(default)s)",
+    )
 
 
 def add_output_flags(parser: Parser) -> None:
     group = parser.add_argument_group("output")
     add = group.add_argument
     add("--out", help="folder of the run (default: runs/DATASET-MODEL-METHOD-seedSEED)")
-    add("--resume", metavar="RUN",
+    add(
+        "--resume",
+        metavar="RUN",
         help="go on with the run in this folder, or from this checkpoint file; its settings are "
-        "taken over (default: start anew)")
-    add("--checkpoint-every", type=natural, default=0, metavar="STEPS",
+        "taken over (default: start anew)",
+    )
+    add(
+        "--checkpoint-every",
+        type=natural,
+        default=0,
+        metavar="STEPS",
         help="also write last.pt every so many steps within an epoch (default: %(default)s: after "
-        "each epoch only)")
-    add("--gradients-every", type=natural, default=0, metavar="EPOCHS",
+        "each epoch only)",
+    )
+    add(
+        "--gradients-every",
+        type=natural,
+        default=0,
+        metavar="EPOCHS",
         help="measure the gradient flow through the layers every so many epochs "
-        "(default: %(default)s: never)")
+        "(default: %(default)s: never)",
+    )
     add("--debug", action="store_true", help="show the traceback of an error (default: off)")
-    # fmt: skip

@@ -202,15 +202,14 @@ def draw(results: dict[str, Result]) -> Figure:
         left.plot(epochs, result.test_accuracy, label=name, **STYLES[name])
         norms = result.gradient_norms[0]
         right.plot(range(1, len(norms) + 1), norms, label=name, **STYLES[name])
-    left.axhline(1 / CLASSES, color="0.5", linestyle=":", zorder=0)
-    left.annotate("chance", (1, 1 / CLASSES), (0, 3), textcoords="offset points", color="0.4")
+    left.axhline(1 / CLASSES, color="0.4", linestyle=":", label="chance", zorder=0)
     left.set(title="Test accuracy", xlabel="epoch", ylim=(0, 1))
     left.yaxis.set_major_formatter(PercentFormatter(1))
     left.legend(frameon=False)
     right.set(title="Gradient norm in the first epoch", xlabel="layer, from input to output")
     right.set_yscale("log")
     for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92")
         axes.set_axisbelow(True)
@@ -221,9 +220,12 @@ def draw(results: dict[str, Result]) -> Figure:
 
 
 def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        "quickstart.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("--epochs", type=at_least(1), default=15, metavar="N", help="default: %(default)s")
+    add("--epochs", type=at_least(1), default=15, metavar="N", help="(default: %(default)s)")
+    # fmt: off
     add("--depth", type=at_least(6), default=30, metavar="N",
         help="convolutional layers, 6 or more (default: %(default)s)")
     add("--at", metavar="WHERE",
@@ -232,7 +234,8 @@ def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=at_least(0), default=0, metavar="N",
         help="of weights and data order (default: %(default)s)")
     add("--out", type=Path, default=Path("runs/quickstart.png"), metavar="FILE",
-        help="where to save the curves (default: %(default)s)")  # fmt: skip
+        help="where to save the curves, a PNG (default: %(default)s)")
+    # fmt: on
     args = parser.parse_args(argv)
     args.at = args.depth // 3 - 1 if args.at is None else args.at
     args.at = int(args.at) if str(args.at).isdecimal() else args.at
@@ -259,7 +262,8 @@ def at_least(minimum: int) -> Callable[[str], int]:
 
     def whole_number(text: str) -> int:
         if not text.isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {minimum} on")
+            expected = f"a whole number of at least {minimum}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
         return int(text)
 
     return whole_number
@@ -267,9 +271,8 @@ def at_least(minimum: int) -> Callable[[str], int]:
 
 def check_writable(path: Path) -> None:
     """Fail before the training rather than after it."""
-    kinds = Figure().canvas.get_supported_filetypes()
-    if path.suffix.removeprefix(".") not in kinds:
-        raise OSError(f"'{path}' does not end in one of .{', .'.join(sorted(kinds))}")
+    if path.suffix != ".png":
+        raise OSError(f"'{path}' does not end in .png")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.open("ab").close()
 

@@ -18,7 +18,7 @@ from sj_shortcut.gradients import gradient_flow
 from sj_shortcut.plots import plot_gradient_flow, plot_history
 
 if TYPE_CHECKING:
-    from training import Run
+    from building import Run
 
 PACKAGES = ("sj_shortcut", "spikingjelly", "torch", "torchvision", "numpy")
 REMEDY = "make room or mend the folder, then go on with --resume {}"

@@ -33,25 +33,42 @@ def build_parser() -> options.Parser:
     )
     group = parser.add_argument_group("data")
     add = group.add_argument
-    add("--dataset", choices=("cifar10", "cifar100", "fashion-mnist", "folder", "digits"),
+    add(
+        "--dataset",
+        choices=("cifar10", "cifar100", "fashion-mnist", "folder", "digits"),
         default="cifar10",
         help="downloaded by torchvision where absent, but for: folder, which is --data-dir with "
         "train/ and test/ of class folders, and digits, which come with scikit-learn "
-        "(default: %(default)s)")
+        "(default: %(default)s)",
+    )
     add("--data-dir", default="data", help="where the data is, or goes (default: %(default)s)")
     options.add_subset_flags(group)
-    add("--image-size", type=options.count, metavar="PIXELS",
-        help="resize images to this (default: 32 with --dataset folder, else as they are)")
-    add("--crop", action="store_true",
-        help="crop training images at random after padding them by an eighth (default: off)")
+    add(
+        "--image-size",
+        type=options.count,
+        metavar="PIXELS",
+        help="resize images to this (default: 32 with --dataset folder, else as they are)",
+    )
+    add(
+        "--crop",
+        action="store_true",
+        help="crop training images at random after padding them by an eighth (default: off)",
+    )
     add("--flip", action="store_true", help="flip half of them left to right (default: off)")
-    add("--autoaugment", action="store_true",
-        help="apply the AutoAugment policy for CIFAR-10 (default: off)")
-    add("--cutout", type=options.natural, default=0, metavar="PIXELS",
+    add(
+        "--autoaugment",
+        action="store_true",
+        help="apply the AutoAugment policy for CIFAR-10 (default: off)",
+    )
+    add(
+        "--cutout",
+        type=options.natural,
+        default=0,
+        metavar="PIXELS",
         help="blank a random square of this side; 16 is usual on CIFAR (default: %(default)s: "
-        "none)")
+        "none)",
+    )
     add("--T", type=options.count, default=4, help="time steps (default: %(default)s)")
-    # fmt: skip
     options.add_model_flags(parser, model="resnet20")
     options.add_method_flags(parser)
     options.add_training_flags(parser, epochs=100, batch_size=128)

@@ -31,26 +31,55 @@ def build_parser() -> options.Parser:
     )
     group = parser.add_argument_group("data")
     add = group.add_argument
-    add("--dataset", choices=tuple(event_data.DATASETS), default="n-mnist",
-        help="(default: %(default)s)")
-    add("--data-dir", default="data/events",
+    add(
+        "--dataset",
+        choices=tuple(event_data.DATASETS),
+        default="n-mnist",
+        help="(default: %(default)s)",
+    )
+    add(
+        "--data-dir",
+        default="data/events",
         help="folder of this data set, in which SpikingJelly also keeps what it converts "
-        "(default: %(default)s)")
+        "(default: %(default)s)",
+    )
     options.add_subset_flags(group)
-    add("--frames", "--T", dest="T", metavar="T", type=options.count, default=10,
-        help="frames a recording is made into, which are the time steps (default: %(default)s)")
-    add("--split-by", choices=("number", "time"), default="number",
-        help="let each frame have equally many events, or last equally long (default: "
-        "%(default)s)")
-    add("--resize", type=options.natural, default=0, metavar="PIXELS",
-        help="resize frames to this (default: %(default)s: as they are)")
-    add("--flip", action="store_true",
+    add(
+        "--frames",
+        "--T",
+        dest="T",
+        metavar="T",
+        type=options.count,
+        default=10,
+        help="frames a recording is made into, which are the time steps (default: %(default)s)",
+    )
+    add(
+        "--split-by",
+        choices=("number", "time"),
+        default="number",
+        help="let each frame have equally many events, or last equally long (default: %(default)s)",
+    )
+    add(
+        "--resize",
+        type=options.natural,
+        default=0,
+        metavar="PIXELS",
+        help="resize frames to this (default: %(default)s: as they are)",
+    )
+    add(
+        "--flip",
+        action="store_true",
         help="flip half of the training recordings left to right, which suits objects but not "
-        "digits or gestures (default: off)")
-    add("--roll", type=options.natural, default=0, metavar="PIXELS",
+        "digits or gestures (default: off)",
+    )
+    add(
+        "--roll",
+        type=options.natural,
+        default=0,
+        metavar="PIXELS",
         help="shift training recordings by up to this much, around the edges "
-        "(default: %(default)s: not at all)")
-    # fmt: skip
+        "(default: %(default)s: not at all)",
+    )
     options.add_model_flags(parser, model="resnet20")
     options.add_method_flags(parser)
     options.add_training_flags(parser, epochs=100, batch_size=32)

@@ -721,12 +721,13 @@ def _legend(ax: Axes, handles: Sequence[Any], title: str = "") -> None:
     if not handles:
         return
     size = FontProperties(size=_SMALL).get_size_in_points()
-    widths = [size * (0.62 * len(str(handle.get_label())) + 4.2) for handle in handles]
+    widths = [size * (0.52 * len(str(handle.get_label())) + 4.2) for handle in handles]
+    room = 1.1 * _points(ax, "x")  # the Axes grows a little when its figure is laid out
     count = len(handles)
     columns = next(
         columns
         for columns in range(count, 0, -1)
-        if sum(_widest_of_columns(widths, columns)) <= _points(ax, "x") or columns == 1
+        if sum(_widest_of_columns(widths, columns)) <= room or columns == 1
     )
     legend = ax.legend(
         handles=handles,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sj_shortcut.activity import NAN, Activity, Fetcher
 from sj_shortcut.surgery import NO_DATA_PARALLEL
-from sj_shortcut.tracing import WeightLayer, l2_norm
+from sj_shortcut.tracing import WeightLayer, l2_norm, wide_dtype
 
 COLUMNS = (
     "layer",
@@ -45,6 +45,9 @@ EXTRA_COLUMNS = (
 
 Row = dict[str, Any]
 
+# Above this, no square that matters to a norm underflows in single precision.
+_SAFE = 1e-12
+
 
 @dataclass
 class WeightMeasure:
@@ -56,7 +59,8 @@ class WeightMeasure:
         frozen: Whether no weight asks for a gradient.
         weight_norm: L2 norm of the weights.
         grad_norm: L2 norm of the gradient; ``None`` where there is no gradient.
-        zeros: Number of gradient entries that are exactly 0; ``None`` likewise.
+        nonzeros: Number of gradient entries that are not exactly 0; ``None`` likewise.
+        grads: The gradients themselves.
     """
 
     layer: WeightLayer
@@ -64,16 +68,17 @@ class WeightMeasure:
     frozen: bool
     weight_norm: Tensor
     grad_norm: Tensor | None
-    zeros: Tensor | None
+    nonzeros: Tensor | None
+    grads: Sequence[Tensor]
 
     def ask_for(self, fetcher: Fetcher) -> None:
         """Ask for the numbers."""
-        for tensor in (self.weight_norm, self.grad_norm, self.zeros):
+        for tensor in (self.weight_norm, self.grad_norm, self.nonzeros):
             fetcher.add(tensor)
 
     def row(self, fetcher: Fetcher, depth: float, scale: float = 1.0) -> Row:
         """The columns that tell of the weights, with gradients divided by ``scale``."""
-        norm = fetcher.value(self.grad_norm) / scale
+        norm = self._grad_norm(fetcher) / scale
         weight_norm = fetcher.value(self.weight_norm)
         return {
             "layer": self.layer.name,
@@ -85,8 +90,14 @@ class WeightMeasure:
             "weight_grad_rms": norm / math.sqrt(self.count) if self.count else NAN,
             "weight_norm": weight_norm,
             "grad_to_weight": norm / weight_norm if weight_norm else NAN,
-            "zero_fraction": fetcher.value(self.zeros) / self.count if self.count else NAN,
+            "zero_fraction": 1 - fetcher.value(self.nonzeros) / self.count if self.count else NAN,
         }
+
+    def _grad_norm(self, fetcher: Fetcher) -> float:
+        norm = fetcher.value(self.grad_norm)
+        if self.grads and not _SAFE < norm < math.inf:  # squares may have left single precision
+            return float(joint_norm(self.grads))
+        return norm
 
     def _status(self, norm: float) -> str:
         if self.grad_norm is None:
@@ -115,21 +126,42 @@ def measure_weights(layer: WeightLayer, grads: Sequence[Tensor | None]) -> Weigh
         layer=layer,
         count=sum(weight.numel() for weight in weights),
         frozen=not any(weight.requires_grad for weight in weights),
-        weight_norm=joint_norm([weight.detach() for weight in weights]),
-        grad_norm=joint_norm(present) if present else None,
-        zeros=_count_zeros(present) if present else None,
+        weight_norm=joint_norm([weight.detach() for weight in weights], fast=True),
+        grad_norm=joint_norm(present, fast=True) if present else None,
+        nonzeros=_count_nonzeros(present) if present else None,
+        grads=present,
     )
 
 
-def joint_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """L2 norm of several tensors taken as one vector."""
-    norms = [l2_norm(tensor.detach()) for tensor in tensors]
+def joint_norm(tensors: Sequence[Tensor], fast: bool = False) -> Tensor:
+    """L2 norm of several tensors taken as one vector.
+
+    Args:
+        tensors: The tensors.
+        fast: Sum rows in single precision, which is as good for norms that are neither tiny nor
+            huge, and takes a tenth of the time.
+    """
+    norms = [(_norm_by_rows if fast else l2_norm)(tensor.detach()) for tensor in tensors]
     return norms[0] if len(norms) == 1 else l2_norm(torch.stack(norms))
 
 
-def _count_zeros(tensors: Sequence[Tensor]) -> Tensor:
-    counts = [tensor.numel() - torch.count_nonzero(tensor.detach()) for tensor in tensors]
+def _norm_by_rows(x: Tensor) -> Tensor:
+    # Of more than this many squares, PyTorch's sum in single precision is off by more than 3e-7.
+    if x.ndim < 2 or x.dtype != torch.float32 or x[0].numel() > 16384:
+        return l2_norm(x)
+    return l2_norm(torch.linalg.vector_norm(x, 2, tuple(range(1, x.ndim))))
+
+
+def _count_nonzeros(tensors: Sequence[Tensor]) -> Tensor:
+    counts = [_nonzeros(tensor.detach()).to(wide_dtype(tensor)) for tensor in tensors]
     return counts[0] if len(counts) == 1 else torch.stack(counts).sum()
+
+
+def _nonzeros(x: Tensor) -> Tensor:
+    if x.dtype != torch.float32 or x.device.type != "cpu":
+        return torch.count_nonzero(x)
+    signs = x.sign().reshape(-1)  # twice as fast on CPUs, and as exact
+    return torch.dot(signs, signs)
 
 
 def depth_of(name: str, order: list[str]) -> float:

@@ -90,9 +90,7 @@ class Script:
 
 def _child(script, argv, log, before, cwd):
     for descriptor, suffix in ((1, ".out"), (2, ".err")):
-        file = os.open(
-            str(Path(log).with_suffix(suffix)), os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        )
+        file = os.open(str(Path(log).with_suffix(suffix)), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)
     if cwd is not None:
         os.chdir(cwd)

@@ -53,6 +53,7 @@ def test_folders(tmp_path):
         flags = make_images(other, train, test)
         if name == "empty class":
             (other / "train" / "emu").mkdir()
+        (tmp_path / "run" / "last.pt").unlink(missing_ok=True)
         error = run("train_cifar.py", *flags, *out, log=log).error
         assert text in error and str(other / path) in error, error
         assert not list((tmp_path / "run").glob("model.pt"))

@@ -191,9 +191,7 @@ def test_the_split_of_cifar10_dvs_is_spikingjellys_without_loading(tmp_path):
     for label, name in enumerate(CLASSES):
         (tmp_path / "events_np" / name).mkdir(parents=True)
         for i in range(12):
-            np.savez(
-                tmp_path / "events_np" / name / f"cifar10_{name}_{i}.npz", **events(label + i)
-            )
+            np.savez(tmp_path / "events_np" / name / f"cifar10_{name}_{i}.npz", **events(label + i))
     flags = ["--dataset", "cifar10-dvs", "--data-dir", tmp_path, *NET, "--resize", "8"]
     succeed(
         "train_dvs.py", *flags, "--frames", "2", "--out", tmp_path / "run", log=tmp_path / "log"
@@ -207,15 +205,19 @@ def test_the_split_of_cifar10_dvs_is_spikingjellys_without_loading(tmp_path):
 
 
 def test_real_n_mnist_is_learned(tmp_path):
-    shutil.copytree(shared("nmnist"), tmp_path / "data", copy_function=shutil.copy)
-    for path in (tmp_path / "data", *(tmp_path / "data").rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+    arrays = shared("nmnist") / "events_np"
+    for part, each in (("train", 40), ("test", 10)):
+        for label in range(10):
+            folder = tmp_path / "data" / "events_np" / part / str(label)
+            folder.mkdir(parents=True)
+            for path in sorted((arrays / part / str(label)).iterdir())[:each]:
+                shutil.copyfile(path, folder / path.name)
     flags = "--frames 4 --resize 16 --model plain:6 --width 16 --optimizer adamw --lr 0.01".split()
-    flags += "--epochs 3 --batch-size 20 --workers 0".split()
+    flags += "--epochs 4 --batch-size 10 --workers 0".split()
     flags += ["--data-dir", tmp_path / "data", "--out", tmp_path / "run"]
     succeed("train_dvs.py", *flags, log=tmp_path / "log")
     metrics = pd.read_csv(tmp_path / "run" / "metrics.csv")
-    assert metrics.test_accuracy.max() > 0.4  # chance is 0.1
+    assert metrics.test_accuracy.max() > 0.3  # chance is 0.1, with 100 recordings give or take 0.03
 
 
 # What can be wrong with the data

@@ -118,7 +118,9 @@ def damage(path, how):
         torch.save(torch.nn.Linear(2, 2), path)
 
 
-@pytest.mark.parametrize("how", ["truncated", "a flipped bit", "empty", "foreign", "foreign pickle"])
+@pytest.mark.parametrize(
+    "how", ["truncated", "a flipped bit", "empty", "foreign", "foreign pickle"]
+)
 def test_a_damaged_checkpoint_is_refused_and_the_previous_one_works(whole, tmp_path, how):
     folder = shutil.copytree(whole, tmp_path / "run")
     damage(folder / "last.pt", how)
@@ -159,7 +161,9 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(whole, tmp_path)
     assert "last.pt" in error and "make room" in error
     assert not list(folder.glob("*.pt")) and not list(folder.glob(".*.tmp"))
 
-    script = Script("train_cifar.py", *RUN, "--out", folder, log=log, before=partial(die_in, "fsync", 9))
+    script = Script(
+        "train_cifar.py", *RUN, "--out", folder, log=log, before=partial(die_in, "fsync", 9)
+    )
     script.process.join()
     assert (folder / "last.pt").exists()
     error = run("train_cifar.py", "--resume", folder, log=log, before=before).error

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,11 +14,10 @@ from examples_tools import (
     EXAMPLES,
     TINY,
     Script,
-    assert_same_weights,
-    run,
     succeed,
     weights,
 )
+from PIL import Image
 
 RUN = [*TINY, "--epochs", "2", "--seed", "3", "--device", "cpu"]
 
@@ -126,3 +126,20 @@ def test_a_batch_that_cannot_be_shared_is_refused_by_process_0_alone(tmp_path):
     done = run_pair(*RUN, "--batch-size", "7", "--out", tmp_path / "run", log=tmp_path / "pair")
     assert "cannot be shared by 2 processes" in done[0].error
     assert done[1].code == 2
+
+
+def test_an_error_in_one_process_ends_the_others_with_one_line_each(tmp_path):
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "data" / part / name).mkdir(parents=True)
+            for i in range(6):
+                pixels = np.full((8, 8, 3), 40 * i, np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / part / name / f"{i}.png")
+    args = "--dataset folder --image-size 8 --model plain:4 --width 4 --T 1 --batch-size 4".split()
+    args += "--epochs 3 --workers 0 --device cpu --at 1".split()
+    args += ["--data-dir", tmp_path / "data", "--out", tmp_path / "run"]
+    broken = tmp_path / "data" / "test" / "dog" / "1.png"  # of odd index, so of process 1
+    broken.write_text("no image")
+    done = run_pair(*args, log=tmp_path / "pair")
+    assert str(broken) in done[1].error
+    assert "another process has failed" in done[0].error

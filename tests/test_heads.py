@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from spikingjelly.activation_based import functional, layer
+from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 from zoo import ZOO, conv_net, features, lif
 
@@ -323,6 +323,32 @@ def test_reset_net_clears_logits_and_the_neurons_of_heads(mode, per_step, head):
     assert branch.logits is None
     assert branch.step_logits is None
     assert torch.equal(run(model, mode, per_step), first)
+
+
+@pytest.mark.parametrize("per_step", [False, True])
+@pytest.mark.parametrize(
+    ("name", "mode", "at"),
+    [("conv_net", "m", "1"), ("conv_net", "s", "1"), ("multi_step", "m", "0.2")],
+)
+def test_a_forward_after_a_loss_begins_anew_without_a_reset(name, mode, at, per_step):
+    """Neurons go on, as the user wants it; logits of the batch before are not those of this one."""
+    specimen = ZOO[name]
+    model = wrap_with_shortcuts(specimen.make(mode), at=at)
+    criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), per_step=per_step)
+    for module in model.modules():  # so that the second pass starts where the first did
+        if isinstance(module, neuron.BaseNode):
+            module.register_forward_pre_hook(start_afresh)
+    logits = []
+    for _ in range(2):
+        outputs = specimen.outputs(model, specimen.sequence(), mode)
+        criterion(outputs if per_step else outputs.mean(0), specimen.target())
+        branch = shortcut_branches(model)[at]
+        logits.append(branch.step_logits if per_step else branch.logits)
+    assert torch.equal(logits[0], logits[1])
+
+
+def start_afresh(module: nn.Module, args: object) -> None:
+    module.reset()
 
 
 def test_reset_net_reaches_heads_of_a_model_it_knew_before():

@@ -12,7 +12,7 @@ import torch
 from nets import CLASSES, Fire, N, Net, StatelessNet, T, gradients, images, labels, same
 from spikingjelly.activation_based import base, functional, layer, neuron
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from sj_shortcut import (
     ConstantSchedule,
@@ -84,14 +84,14 @@ def test_a_reset_before_wrapping_does_not_hide_the_heads(reset_root):
 
 def test_a_reset_after_removal_leaves_the_heads_alone():
     model = wrap_with_shortcuts(Net())
-    branch = shortcut_branches(model)["layer1.1"]
+    branches = shortcut_branches(model).values()
     functional.reset_net(model)
     model(images())
 
     remove_shortcuts(model)
     functional.reset_net(model)
 
-    assert branch.logits is not None
+    assert all(branch.logits is not None for branch in branches)
 
 
 def test_forgetting_reset_net_in_a_stateless_net():
@@ -158,6 +158,27 @@ def test_single_step_mode_gathers_over_its_calls():
 
     for a, b in zip(single.parameters(), multi.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_the_output_of_every_step_hangs_on_the_heads():
+    model = wrap_with_shortcuts(Net("s"))
+    for step in images():
+        reached = parameters_behind(model(step))
+        assert all(parameter in reached for parameter in shortcut_parameters(model))
+
+
+def parameters_behind(output: Tensor) -> set[nn.Parameter]:
+    """What a backward pass from ``output`` would visit, as DistributedDataParallel counts them."""
+    queue, seen, found = [output.grad_fn], set(), set()
+    while queue:
+        node = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(node.variable)
+        queue += [function for function, _ in node.next_functions]
+    return found
 
 
 @pytest.mark.parametrize("per_step", [False, True])
@@ -269,15 +290,25 @@ class Checkpointed(StatelessNet):
         return self.fc(self.layer3(x))
 
 
-def test_checkpointed_blocks_train_as_others_do():
+@pytest.mark.parametrize("early_stop", [True, False])
+@pytest.mark.parametrize("per_step", [True, False])
+def test_checkpointed_blocks_train_as_others_do(early_stop, per_step):
     model, plain = Checkpointed(), StatelessNet()
     for net in (model, plain):
         wrap_with_shortcuts(net)
     plain.load_state_dict(model.state_dict())
     for _ in range(2):
         x = images()
-        assert train_step(model, loss_of(model), x) == train_step(plain, loss_of(plain), x)
+        for net in (model, plain):
+            net.zero_grad()
+            criterion = loss_of(net, per_step=per_step)
+            with set_checkpoint_early_stop(early_stop):
+                output = net(x) if per_step else net(x).mean(0)
+            criterion(output, labels()).backward()
         assert same(gradients(model), gradients(plain))
+        assert same(shortcut_logits(model), shortcut_logits(plain))
+        steps = [branch.total.shape for branch in shortcut_branches(model).values()]
+        assert steps == [(T, N, CLASSES) if per_step else (N, CLASSES)] * 2
 
 
 def test_a_checkpoint_that_cuts_the_head_off_is_an_error():

@@ -261,6 +261,41 @@ def test_wrapping_changes_nothing_else(name, mode, with_example):
         assert without_heads(after[part]) == before[part]
 
 
+class Counter(nn.Module):
+    """Writes to a buffer in eval mode too, as modules that calibrate themselves do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x
+
+
+def test_an_example_leaves_no_trace_in_buffers():
+    model = nn.Sequential(layer.Linear(4, 8), lif(), Counter(), layer.Linear(8, 6), lif(),
+                          layer.Linear(6, 2))  # fmt: skip
+    wrap_with_shortcuts(model, example_input=torch.rand(3, 4))
+    assert model[2].calls == 0
+
+
+def test_one_sample_is_example_enough_for_batch_norm():
+    """In training mode BatchNorm refuses a batch of one value a channel."""
+    model = nn.Sequential(layer.Linear(4, 8), layer.BatchNorm1d(8), lif(), layer.Linear(8, 6),
+                          lif(), layer.Linear(6, 2))  # fmt: skip
+    wrap_with_shortcuts(model, example_input=torch.rand(1, 4))
+    assert model.training
+
+
+@every_model
+def test_heads_take_the_training_mode_of_their_point(name, mode):
+    model = used_model(ZOO[name], mode)
+    for branch in shortcut_branches(wrap_with_shortcuts(model, at="all")).values():
+        flags = {module.training for module in branch.modules()}
+        assert flags == {model.get_submodule(branch.name).training}
+
+
 @every_model
 def test_outputs_are_those_of_the_bare_model(name, mode):
     specimen = ZOO[name]
@@ -537,11 +572,12 @@ CRITERIA = {
     batch=st.integers(1, 3),
     coefficient=st.sampled_from([0.0, 0.3, 1.0, 2.5]),
     weights=st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.0]), min_size=2, max_size=2),
+    named=st.booleans(),
     criterion=st.sampled_from(sorted(CRITERIA)),
     seed=st.integers(0, 1000),
 )
 def test_gradients_are_those_of_the_formula(
-    combine, per_step, mode, steps, batch, coefficient, weights, criterion, seed
+    combine, per_step, mode, steps, batch, coefficient, weights, named, criterion, seed
 ):
     torch.manual_seed(seed)
     model = features().double()
@@ -565,7 +601,7 @@ def test_gradients_are_those_of_the_formula(
         ConstantSchedule(coefficient),
         combine=combine,
         per_step=per_step,
-        weights=weights,
+        weights=dict(zip(["1", "3"], weights, strict=True)) if named else weights,
     )
     output = model(x) if mode == "m" else torch.stack([model(step) for step in x])
     loss = shortcut_loss(output if per_step else output.mean(0), y)

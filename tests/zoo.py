@@ -275,8 +275,13 @@ class ShortcutBlock(nn.Module):
     def __init__(self, width_in: int, width: int) -> None:
         super().__init__()
         self.residual_function = nn.Sequential(
-            conv_bn(width_in, width, lif(), stride=2),
-            layer.Conv2d(width, width, 3, padding=1, bias=False),
+            layer.Conv2d(width_in, width, 1, bias=False),
+            layer.BatchNorm2d(width),
+            lif(),
+            layer.Conv2d(width, width, 3, stride=2, padding=1, bias=False),
+            layer.BatchNorm2d(width),
+            lif(),
+            layer.Conv2d(width, width, 1, bias=False),
             layer.BatchNorm2d(width),
         )
         self.shortcut = nn.Sequential(

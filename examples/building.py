@@ -1,0 +1,213 @@
+"""From flags and data to all that a training consists of: model, heads, loss, optimizer."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import distributed
+import models
+import numpy as np
+import torch
+from distributed import World
+from loading import Data, make_loaders
+from options import UserError, one_line
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
+
+from sj_shortcut import (
+    ConstantSchedule,
+    EvolutionarySchedule,
+    ShortcutLoss,
+    ShortcutSchedule,
+    set_backend,
+    shortcut_branches,
+    shortcut_points,
+    wrap_with_shortcuts,
+)
+
+
+@dataclass
+class Position:
+    """How far a training has come, to the batch."""
+
+    epoch: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    totals: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """All that a training consists of."""
+
+    args: argparse.Namespace
+    script: str
+    world: World
+    data: Data
+    model: nn.Module
+    over_time: OverTime
+    forward: nn.Module
+    criterion: Any
+    optimizer: torch.optim.Optimizer
+    lr: LambdaLR
+    scaler: torch.amp.GradScaler
+    loaders: tuple
+    backends: Any
+    heads: list[str]
+    position: Position = field(default_factory=Position)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.args.out)
+
+    @property
+    def has_heads(self) -> bool:
+        return isinstance(self.criterion, ShortcutLoss)
+
+
+def build(args: argparse.Namespace, script: str, world: World, data: Data) -> Run:
+    """Model, heads, loss and optimizer; and what runs them on the device, or on many."""
+    loaders = make_loaders(data, args.batch_size, args.seed, args.workers, world)
+    x = data.test[0][0]
+    x = torch.zeros(2, *x.shape)
+    model = models.build(args, len(data.classes), x.shape[-3])
+    over_time = OverTime(model, args.T, args.step_mode)
+    check_output(model, over_time, x, len(data.classes), args)
+    criterion = add_method(args, model, over_time.steps(x), len(data.classes))
+    model.to(world.device)
+    try:
+        backends = set_backend(model, args.backend)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"--backend {args.backend}: {one_line(error)}") from error
+    if args.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if args.amp == "fp16" and world.device.type != "cuda":
+        raise UserError("--amp fp16 is for CUDA only: use --amp bf16")
+    optimizer = make_optimizer(args, model)
+    forward: nn.Module = over_time
+    if world.size > 1:
+        distributed.synchronize_batch_norm(model)
+    if args.compile:
+        forward = torch.compile(forward)
+    if world.size > 1:
+        devices = [world.device] if world.device.type == "cuda" else None
+        forward = DistributedDataParallel(forward, devices)
+    torch.manual_seed(args.seed + world.rank)  # dropout must differ from process to process
+    steps = len(loaders[0])
+    return Run(
+        args, script, world, data, model, over_time, forward, criterion, optimizer,
+        lr=LambdaLR(optimizer, LearningRate(args.warmup_epochs * steps, args.epochs * steps)),
+        scaler=torch.amp.GradScaler(world.device.type, enabled=args.amp == "fp16"),
+        loaders=loaders,
+        backends=backends,
+        heads=[] if args.method == "vanilla" else list(shortcut_branches(model)),
+    )  # fmt: skip
+
+
+class OverTime(nn.Module):
+    """Runs a model over T time steps, in either step mode: [N, ...] in, logits [T, N, K] out."""
+
+    def __init__(self, model: nn.Module, T: int, step_mode: str) -> None:
+        super().__init__()
+        self.model, self.T, self.step_mode = model, T, step_mode
+
+    def steps(self, x: Tensor) -> Tensor:
+        """What the model sees in one call."""
+        if x.ndim == 5:  # frames of events, [N, T, C, H, W]
+            x = x.transpose(0, 1)
+        else:  # an image [N, C, H, W] is shown T times
+            x = x.expand(self.T, *x.shape)
+        return x.contiguous() if self.step_mode == "m" else x[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.step_mode == "m":
+            return self.model(self.steps(x))
+        frames = x.transpose(0, 1) if x.ndim == 5 else [x] * self.T
+        return torch.stack([self.model(frame) for frame in frames])
+
+
+def check_output(
+    model: nn.Module, over_time: OverTime, x: Tensor, classes: int, args: argparse.Namespace
+) -> None:
+    """Fail early, and in words, if model and data do not fit."""
+    try:
+        found = shortcut_points(model, over_time.steps(x)).num_classes
+    except ValueError as error:
+        size = "x".join(map(str, x.shape[-2:]))
+        raise UserError(
+            f"--model {args.model} cannot run on samples of {x.shape[-3]} channels and {size} "
+            f"pixels ({one_line(error)}): choose another model or size"
+        ) from error
+    if found != classes:
+        raise UserError(
+            f"--model {args.model} gives {found} outputs, but {args.dataset} has {classes} classes"
+        )
+
+
+def add_method(args: argparse.Namespace, model: nn.Module, example: Tensor, classes: int) -> Any:
+    """Give the model its heads, and return the loss that trains with them."""
+    loss = nn.CrossEntropyLoss()
+    if args.method == "vanilla":
+        return over_steps(loss) if args.per_step else loss
+    at = int(args.at) if args.at.isdecimal() else args.at
+    if isinstance(at, str) and "," in at:
+        at = [name.strip() for name in at.split(",")]
+    try:
+        wrap_with_shortcuts(model, at, num_classes=classes, example_input=example)
+    except ValueError as error:
+        raise UserError(f"--at {args.at}: {one_line(error)}") from error
+    schedule = make_schedule(args)
+    return ShortcutLoss(model, loss, schedule, combine=args.combine, per_step=args.per_step)
+
+
+def make_schedule(args: argparse.Namespace) -> ShortcutSchedule:
+    if args.method == "shortcut":
+        return ConstantSchedule(args.lambda_start)
+    try:
+        return EvolutionarySchedule(
+            args.epochs, args.schedule, start=args.lambda_start, end=args.lambda_end,
+            hold=args.hold, finish=args.finish,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(
+            f"--lambda-start, --lambda-end, --hold and --finish do not fit: {one_line(error)}"
+        ) from error
+
+
+def over_steps(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda output, y: torch.stack([loss(step, y) for step in output]).mean()
+
+
+def make_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
+    settings = {"lr": args.lr, "weight_decay": args.weight_decay}
+    if args.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), **settings)
+    return torch.optim.SGD(model.parameters(), momentum=args.momentum, **settings)
+
+
+class LearningRate:
+    """Factor on the learning rate at a step: up from 0 in a line, then down to 0 by a cosine."""
+
+    def __init__(self, warmup: int, total: int) -> None:
+        self.warmup, self.total = warmup, total
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        progress = (step - self.warmup) / max(1, self.total - self.warmup)
+        return (1 + np.cos(np.pi * min(1.0, progress)).item()) / 2
+
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    # On a GPU some operations have no deterministic version, which is a warning and no error.
+    torch.use_deterministic_algorithms(not torch.cuda.is_available(), warn_only=True)

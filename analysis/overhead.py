@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -58,7 +59,7 @@ def resnet18() -> nn.Module:
 
 # name -> how to make it, batch size, height and width of its input
 MODELS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
-    "plain net, 6 layers": (lambda: plain_net(6, 16), 8, 16),
+    "plain net, 4 layers": (lambda: plain_net(4, 8), 4, 12),
     "plain net, 18 layers": (lambda: plain_net(18, 16), 8, 16),
     "spiking_resnet18": (resnet18, 8, 32),
 }
@@ -69,7 +70,7 @@ def unrecorded(model: nn.Module) -> Iterator[AfterBackward]:
     yield lambda: None
 
 
-def recorded(**options: bool) -> Variant:
+def recorded(**options: Any) -> Variant:
     @contextmanager
     def variant(model: nn.Module) -> Iterator[AfterBackward]:
         with GradientRecorder(model, **options) as recorder:
@@ -78,16 +79,17 @@ def recorded(**options: bool) -> Variant:
     return variant
 
 
-def monitored(function: Callable[[torch.Tensor], object] | None) -> Variant:
-    """SpikingJelly's monitors of the gradients at the inputs and outputs of neurons."""
+def norm(grad: torch.Tensor) -> torch.Tensor:
+    return grad.norm()
+
+
+def monitored(*kinds: type, function: Callable[[torch.Tensor], object] | None = norm) -> Variant:
+    """SpikingJelly's monitors of the gradients at the inputs or outputs of neurons."""
 
     @contextmanager
     def variant(model: nn.Module) -> Iterator[AfterBackward]:
         given = () if function is None else (function,)
-        monitors = [
-            monitor.GradInputMonitor(model, neuron.BaseNode, *given),
-            monitor.GradOutputMonitor(model, neuron.BaseNode, *given),
-        ]
+        monitors = [kind(model, neuron.BaseNode, *given) for kind in kinds]
         yield lambda: None
         for each in monitors:
             each.remove_hooks()
@@ -95,13 +97,17 @@ def monitored(function: Callable[[torch.Tensor], object] | None) -> Variant:
     return variant
 
 
+INPUT, OUTPUT = monitor.GradInputMonitor, monitor.GradOutputMonitor
 VARIANTS: dict[str, Variant] = {
     "unrecorded": unrecorded,
     "weight norms": recorded(activity=False),
+    "weight and output norms": recorded(activity=["output_grad_norm"]),
     "everything": recorded(),
     "everything, per time step": recorded(per_step=True),
-    "SpikingJelly's monitors, norm": monitored(lambda grad: grad.norm()),
-    "SpikingJelly's monitors": monitored(None),
+    "GradOutputMonitor, norm": monitored(OUTPUT, function=norm),
+    "both monitors, norm": monitored(INPUT, OUTPUT, function=norm),
+    "GradOutputMonitor": monitored(OUTPUT, function=None),
+    "both monitors": monitored(INPUT, OUTPUT, function=None),
 }
 
 
@@ -137,12 +143,15 @@ class Training:
 
     def growth(self, variant: Variant, few: int = 2, many: int = 8) -> float:
         """MiB of tensors that a recorded step leaves behind."""
+        gc.collect()
+        gc.freeze()  # what is there already need not be looked through
         with variant(self.model) as after_backward:
             sizes = []
             for count in (few, many - few):
                 for _ in range(count):
                     self.step(after_backward)
                 sizes.append(tensor_bytes())
+        gc.unfreeze()
         return (sizes[1] - sizes[0]) / (many - few) / 2**20
 
     def _now(self) -> float:
@@ -154,7 +163,7 @@ class Training:
 
 
 def tensor_bytes() -> int:
-    """Memory of all tensors alive, each storage counted once."""
+    """Memory of all tensors not frozen, each storage counted once."""
     gc.collect()
     storages = {}
     for thing in gc.get_objects():

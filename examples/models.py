@@ -105,11 +105,20 @@ def neuron_settings(args: argparse.Namespace) -> dict:
 
 
 def norm_of(args: argparse.Namespace) -> Norm:
-    if args.norm == "bn":
-        return lambda channels, alpha=1.0: layer.BatchNorm2d(channels)
-    return lambda channels, alpha=1.0: layer.ThresholdDependentBatchNorm2d(
-        alpha, args.threshold, channels
-    )
+    """Batch norm; tdbn scales it to the threshold of the neurons behind it at first.
+
+    That is all there is to threshold-dependent batch norm (Zheng et al., AAAI 2021) in step mode
+    'm', where a batch norm sees all time steps. SpikingJelly's layer for it is the same in 2.0.0,
+    and takes no input at all in 0.0.0.0.14.
+    """
+
+    def norm(channels: int, alpha: float = 1.0) -> nn.Module:
+        made = layer.BatchNorm2d(channels)
+        if args.norm == "tdbn":
+            nn.init.constant_(made.weight, alpha * args.threshold)
+        return made
+
+    return norm
 
 
 class _Rectangle(torch.autograd.Function):

@@ -206,9 +206,10 @@ def draw(results: dict[str, Result]) -> Figure:
     left.set(title="Test accuracy", xlabel="epoch", ylim=(0, 1))
     left.yaxis.set_major_formatter(PercentFormatter(1))
     left.legend(frameon=False)
-    right.set(title="Gradient norm in the first epoch", xlabel="layer, from input to output")
+    right.set(title="Gradient norm in the first epoch", xlabel="layer, from first to last")
     right.set_yscale("log")
     for axes in (left, right):
+        axes.set_xlim(left=0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92")

@@ -247,9 +247,11 @@ def stopped(run: Run, stop: Stop) -> int:
     at = run.position
     if run.world.rank == 0:
         script = shlex.quote(sys.argv[0])
+        size = run.world.size
+        start = "python" if size == 1 else f"torchrun --nproc-per-node {size}"
         tqdm.write(
             f"stopped in epoch {at.epoch + 1} after batch {at.batch} of {len(run.loaders[1])}, "
-            f"all saved; go on with: python {script} --resume {shlex.quote(str(run.folder))}"
+            f"all saved; go on with: {start} {script} --resume {shlex.quote(str(run.folder))}"
         )
     return 128 + (stop.signal or signal.SIGTERM)
 

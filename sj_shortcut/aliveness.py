@@ -45,7 +45,11 @@ class AliveCounter:
         self._radii: dict[object, float | None] = {}
 
     def __call__(
-        self, function: nn.Module, x: Tensor, axes: tuple[int, ...] | None = None
+        self,
+        function: nn.Module,
+        x: Tensor,
+        axes: tuple[int, ...] | None = None,
+        overwrite: bool = False,
     ) -> Tensor:
         """Number of alive entries of ``x``, the input of ``function``, summed over ``axes``.
 
@@ -53,6 +57,7 @@ class AliveCounter:
             function: The surrogate function.
             x: What it is called with, the membrane potential less the threshold voltage.
             axes: The axes to sum over, ``None`` for all.
+            overwrite: Whether ``x`` may be overwritten.
 
         Returns:
             The counts, as floating-point numbers.
@@ -63,7 +68,8 @@ class AliveCounter:
                 alive = surrogate_derivative(function, x) > self.threshold
                 return alive.sum(axes, dtype=torch.float32)
             # All in floating point: comparisons that give booleans are slow on CPUs.
-            dead = x.abs().sub_(radius).sign_().clamp_(min=0)
+            distance = x.abs_() if overwrite else x.abs()
+            dead = distance.sub_(radius).sign_().clamp_(min=0)
             total = x.numel() if axes is None else x[0].numel()
             return total - dead.sum(axes, dtype=torch.float32)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from sj_shortcut.activity import NAN, Fetcher, activities, ask_for
 from sj_shortcut.heads import ShortcutBranch
 from sj_shortcut.preserve import preserved, reset_states
 from sj_shortcut.probe import first_tensor
+from sj_shortcut.reduce import joint_norm, wide_dtype
 from sj_shortcut.rows import (
     Row,
     WeightMeasure,
@@ -23,12 +24,12 @@ from sj_shortcut.rows import (
     by_depth,
     check_tags,
     depth_of,
-    joint_norm,
     make_frame,
     measure_weights,
+    quantities,
 )
 from sj_shortcut.survey import find_loop, step_mode_of
-from sj_shortcut.tracing import Tracer, wide_dtype
+from sj_shortcut.tracing import Tracer
 
 Forward = Callable[[nn.Module, Any], Tensor]
 Grads = dict[str, list[Tensor | None]]
@@ -48,7 +49,7 @@ def gradient_flow(
     batches: Any,
     *,
     by_source: bool = False,
-    activity: bool = True,
+    activity: bool | Collection[str] = True,
     per_step: bool = False,
     alive_threshold: float = 0.1,
     neuron_types: tuple[type, ...] = (),
@@ -83,7 +84,8 @@ def gradient_flow(
       if there is any). As vectors they add up to the layer's gradient. ``share``: the source's
       component along the whole gradient, as a share of it,
       :math:`\langle g_s, g\rangle / |g|^2`; the shares of a layer add up to 1 and may be
-      negative. A source that does not reach a layer has norm and share 0, and status "none".
+      negative. A source that does not reach a layer has share 0, the norms of its weight's
+      gradient are 0, and its status is "none".
 
     Coherence and SNR are computed from running sums: two copies of the gradients (of each source)
     whatever the number of batches.
@@ -96,7 +98,7 @@ def gradient_flow(
             In step mode 's', x is ``[T, N, ...]`` and the model is called once a time step.
         by_source: Whether to split the gradient by the heads it comes from. A model without heads
             has ``"main"`` only.
-        activity: Whether to measure spiking layers.
+        activity: What to measure of spiking layers, see :class:`GradientRecorder`.
         per_step: Whether to tell their time steps apart.
         alive_threshold: See :class:`GradientRecorder`.
         neuron_types: Your own spiking neuron classes, if they do not derive from SpikingJelly's.
@@ -130,7 +132,11 @@ def gradient_flow(
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be callable as loss_fn(output, y), got {loss_fn!r}.")
     tracer = Tracer(
-        bare, per_step=per_step, alive_threshold=alive_threshold, neuron_types=neuron_types
+        bare,
+        quantities(activity),
+        per_step=per_step,
+        alive_threshold=alive_threshold,
+        neuron_types=neuron_types,
     )
     if not tracer.layers:
         raise ValueError(f"{type(bare).__name__} has no layer with weights to measure.")
@@ -140,7 +146,7 @@ def gradient_flow(
         if not bare.training:
             bare.train()
         try:
-            tracer.watch(activity)
+            tracer.watch()
             for x, y in _pairs(batches):
                 flow.measure(x, y)
         finally:
@@ -321,13 +327,10 @@ def _mean(rows: Sequence[Row]) -> Row:
 
 def _share_columns(row: Row, source: str, along: float, square: float) -> Row:
     """The columns of one source, given its product with the whole gradient, and that squared."""
-    reached = row["status"] not in ("none", "frozen")
-    if math.isnan(square) or reached:
+    if math.isnan(square) or row["status"] not in ("none", "frozen"):
         return {"source": source, "share": along / square if square else NAN}
-    zero = dict.fromkeys(("weight_grad_norm", "weight_grad_rms", "grad_to_weight"), 0.0)
-    if row["neuron"]:
-        zero["output_grad_norm"] = 0.0
-    return {"source": source, "share": 0.0, **zero}
+    norms = ["weight_grad_norm", "weight_grad_rms", "grad_to_weight"]
+    return {"source": source, "share": 0.0, **dict.fromkeys(norms, 0.0)}
 
 
 def _ways(

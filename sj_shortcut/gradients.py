@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pandas as pd
@@ -24,6 +24,7 @@ from sj_shortcut.rows import (
     depth_of,
     make_frame,
     measure_weights,
+    quantities,
 )
 from sj_shortcut.summary import summarize
 from sj_shortcut.tracing import Tracer
@@ -135,8 +136,9 @@ class GradientRecorder:
             leaves no trace, then shows the order of its layers.
         when: Every how many steps to measure, or a predicate of the step, such as
             :func:`every_steps` and :func:`log_spaced_steps` give.
-        activity: Whether to measure spiking layers. Without, nothing is hooked once the order of
-            the layers is known.
+        activity: Whether to measure spiking layers, or the names of the columns to measure, of
+            ``"output_grad_norm"``, ``"alive"`` and ``"firing_rate"``; the others are NaN. With
+            none, nothing is hooked once the order of the layers is known.
         per_step: Whether to tell their time steps apart.
         scale: Under mixed precision the factor on the loss, or what gives it when a step is
             measured: ``scale=scaler.get_scale``. Then call :meth:`step` before
@@ -176,7 +178,7 @@ class GradientRecorder:
         model: nn.Module,
         *,
         when: When = 1,
-        activity: bool = True,
+        activity: bool | Collection[str] = True,
         per_step: bool = False,
         scale: float | Callable[[], float] | None = None,
         alive_threshold: float = 0.1,
@@ -184,11 +186,13 @@ class GradientRecorder:
         all_ranks: bool = False,
     ) -> None:
         self._model, self._compiled = bare_model(model)
-        if per_step and not activity:
+        measured = quantities(activity)
+        if per_step and not measured:
             raise ValueError("per_step=True is about spiking layers, which activity=False leaves.")
-        self._refuse_compiled(activity)
+        self._refuse_compiled(bool(measured))
         self._tracer = Tracer(
             self._model,
+            measured,
             per_step=per_step,
             alive_threshold=alive_threshold,
             neuron_types=neuron_types,
@@ -199,7 +203,6 @@ class GradientRecorder:
                 "whose gradient could be recorded."
             )
         self._when = _as_predicate(when)
-        self._activity = activity
         self._per_step = per_step
         self._scale = scale
         self._all_ranks = all_ranks
@@ -259,14 +262,14 @@ class GradientRecorder:
     def _prepare(self) -> None:
         """Hooks on for a step that is due, off for others."""
         tracer = self._tracer
-        if not self.measures_next or (tracer.order and not self._activity):
+        if not self.measures_next or (tracer.order and not tracer.quantities):
             self._stop_watching()
         elif self._compiled is not None:
             self._watch_compiled(self._compiled)
         elif tracer.watching:
             tracer.forget()
         else:
-            tracer.watch(self._activity)
+            tracer.watch()
 
     def _stop_watching(self) -> None:
         self._tracer.unwatch()
@@ -280,7 +283,7 @@ class GradientRecorder:
         def look(module: nn.Module, args: Any, kwargs: Any) -> None:
             if self._tracer.order:
                 return
-            self._tracer.watch(activity=False)
+            self._tracer.watch()
             try:
                 with preserved(self._model), torch.enable_grad():
                     self._model(*args, **kwargs)

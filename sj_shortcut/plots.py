@@ -721,8 +721,8 @@ def _legend(ax: Axes, handles: Sequence[Any], title: str = "") -> None:
     if not handles:
         return
     size = FontProperties(size=_SMALL).get_size_in_points()
-    widths = [size * (0.52 * len(str(handle.get_label())) + 4.2) for handle in handles]
-    room = 1.1 * _points(ax, "x")  # the Axes grows a little when its figure is laid out
+    widths = [size * (0.5 * len(str(handle.get_label())) + 3.5) for handle in handles]
+    room = 1.05 * _points(ax, "x")  # the Axes grows a little when its figure is laid out
     count = len(handles)
     columns = next(
         columns
@@ -736,8 +736,9 @@ def _legend(ax: Axes, handles: Sequence[Any], title: str = "") -> None:
         ncols=columns,
         frameon=False,
         fontsize=_SMALL,
-        handlelength=2.4,
-        columnspacing=1.2,
+        handlelength=2.0,
+        handletextpad=0.5,
+        columnspacing=1.0,
         borderaxespad=0.2,
         title=title or None,
         title_fontsize=_SMALL,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sj_shortcut.activity import NAN, Activity, Fetcher
+from sj_shortcut.reduce import count_nonzero, joint_norm
 from sj_shortcut.surgery import NO_DATA_PARALLEL
-from sj_shortcut.tracing import WeightLayer, l2_norm, wide_dtype
+from sj_shortcut.tracing import QUANTITIES, WeightLayer
 
 COLUMNS = (
     "layer",
@@ -45,9 +46,6 @@ EXTRA_COLUMNS = (
 
 Row = dict[str, Any]
 
-# Above this, no square that matters to a norm underflows in single precision.
-_SAFE = 1e-12
-
 
 @dataclass
 class WeightMeasure:
@@ -60,7 +58,6 @@ class WeightMeasure:
         weight_norm: L2 norm of the weights.
         grad_norm: L2 norm of the gradient; ``None`` where there is no gradient.
         nonzeros: Number of gradient entries that are not exactly 0; ``None`` likewise.
-        grads: The gradients themselves.
     """
 
     layer: WeightLayer
@@ -69,7 +66,6 @@ class WeightMeasure:
     weight_norm: Tensor
     grad_norm: Tensor | None
     nonzeros: Tensor | None
-    grads: Sequence[Tensor]
 
     def ask_for(self, fetcher: Fetcher) -> None:
         """Ask for the numbers."""
@@ -78,7 +74,7 @@ class WeightMeasure:
 
     def row(self, fetcher: Fetcher, depth: float, scale: float = 1.0) -> Row:
         """The columns that tell of the weights, with gradients divided by ``scale``."""
-        norm = self._grad_norm(fetcher) / scale
+        norm = fetcher.value(self.grad_norm) / scale
         weight_norm = fetcher.value(self.weight_norm)
         return {
             "layer": self.layer.name,
@@ -92,12 +88,6 @@ class WeightMeasure:
             "grad_to_weight": norm / weight_norm if weight_norm else NAN,
             "zero_fraction": 1 - fetcher.value(self.nonzeros) / self.count if self.count else NAN,
         }
-
-    def _grad_norm(self, fetcher: Fetcher) -> float:
-        norm = fetcher.value(self.grad_norm)
-        if self.grads and not _SAFE < norm < math.inf:  # squares may have left single precision
-            return float(joint_norm(self.grads))
-        return norm
 
     def _status(self, norm: float) -> str:
         if self.grad_norm is None:
@@ -126,42 +116,15 @@ def measure_weights(layer: WeightLayer, grads: Sequence[Tensor | None]) -> Weigh
         layer=layer,
         count=sum(weight.numel() for weight in weights),
         frozen=not any(weight.requires_grad for weight in weights),
-        weight_norm=joint_norm([weight.detach() for weight in weights], fast=True),
-        grad_norm=joint_norm(present, fast=True) if present else None,
+        weight_norm=joint_norm([weight.detach() for weight in weights]),
+        grad_norm=joint_norm(present) if present else None,
         nonzeros=_count_nonzeros(present) if present else None,
-        grads=present,
     )
 
 
-def joint_norm(tensors: Sequence[Tensor], fast: bool = False) -> Tensor:
-    """L2 norm of several tensors taken as one vector.
-
-    Args:
-        tensors: The tensors.
-        fast: Sum rows in single precision, which is as good for norms that are neither tiny nor
-            huge, and takes a tenth of the time.
-    """
-    norms = [(_norm_by_rows if fast else l2_norm)(tensor.detach()) for tensor in tensors]
-    return norms[0] if len(norms) == 1 else l2_norm(torch.stack(norms))
-
-
-def _norm_by_rows(x: Tensor) -> Tensor:
-    # Of more than this many squares, PyTorch's sum in single precision is off by more than 3e-7.
-    if x.ndim < 2 or x.dtype != torch.float32 or x[0].numel() > 16384:
-        return l2_norm(x)
-    return l2_norm(torch.linalg.vector_norm(x, 2, tuple(range(1, x.ndim))))
-
-
 def _count_nonzeros(tensors: Sequence[Tensor]) -> Tensor:
-    counts = [_nonzeros(tensor.detach()).to(wide_dtype(tensor)) for tensor in tensors]
+    counts = [count_nonzero(tensor) for tensor in tensors]
     return counts[0] if len(counts) == 1 else torch.stack(counts).sum()
-
-
-def _nonzeros(x: Tensor) -> Tensor:
-    if x.dtype != torch.float32 or x.device.type != "cpu":
-        return torch.count_nonzero(x)
-    signs = x.sign().reshape(-1)  # twice as fast on CPUs, and as exact
-    return torch.dot(signs, signs)
 
 
 def depth_of(name: str, order: list[str]) -> float:
@@ -177,7 +140,7 @@ def by_depth(row: Row) -> float:
 
 def activity_columns(activity: Activity, scale: float = 1.0, per_step: bool = False) -> Row:
     """The columns that tell of the spiking layer that a layer feeds."""
-    columns = asdict(activity)
+    columns = dict(vars(activity))
     t = columns.pop("t")
     columns["output_grad_norm"] /= scale
     return {**columns, "t": t} if per_step else columns
@@ -190,6 +153,24 @@ def make_frame(rows: Sequence[Row], tags: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(
         list(rows), columns=[*tags, *leading, *COLUMNS, *(n for n in extra if n not in leading)]
     )
+
+
+def quantities(activity: bool | Collection[str]) -> tuple[str, ...]:
+    """What to measure of spiking layers.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    if isinstance(activity, bool):
+        return QUANTITIES if activity else ()
+    names = (activity,) if isinstance(activity, str) else tuple(activity)
+    unknown = [name for name in names if name not in QUANTITIES]
+    if unknown:
+        raise ValueError(
+            f"activity names {unknown[0]!r}, which is none of {', '.join(map(repr, QUANTITIES))}: "
+            "name some of these, or say True for all and False for none."
+        )
+    return names
 
 
 def check_tags(tags: Mapping[str, Any]) -> None:

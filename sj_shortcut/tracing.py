@@ -7,7 +7,7 @@ break on modules that work in place, and leave flags behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ from sj_shortcut.aliveness import AliveCounter
 from sj_shortcut.backend import is_spiking_neuron
 from sj_shortcut.heads import ShortcutBranch
 from sj_shortcut.probe import first_tensor
+from sj_shortcut.reduce import count_nonzero, l2_norm
 from sj_shortcut.survey import WEIGHT_LAYERS
 
 # SpikingJelly 2.0.0 runs its common neurons as one operator that calls no surrogate function, but
@@ -34,6 +35,7 @@ _FUSED_NEURONS = {
     "sj_qif": 2,
 }
 
+QUANTITIES = ("output_grad_norm", "alive", "firing_rate")
 NO_BACKWARD = -1
 
 
@@ -96,6 +98,7 @@ class Tracer:
 
     Args:
         model: The bare model.
+        quantities: What to measure of spiking layers, of ``QUANTITIES``.
         per_step: Keep the time steps of multi-step calls apart.
         alive_threshold: A potential is alive where the surrogate's derivative is above this.
         neuron_types: Classes to take for spiking neurons besides SpikingJelly's.
@@ -110,12 +113,14 @@ class Tracer:
     def __init__(
         self,
         model: nn.Module | None = None,
+        quantities: Collection[str] = (),
         *,
         per_step: bool = False,
         alive_threshold: float = 0.0,
         neuron_types: tuple[type, ...] = (),
     ) -> None:
         self.model = model
+        self.quantities = frozenset(quantities)
         self.per_step = per_step
         self._count_alive = AliveCounter(alive_threshold)
         self.layers: list[WeightLayer] = []
@@ -149,19 +154,21 @@ class Tracer:
         """Whether hooks are on the model."""
         return bool(self._handles)
 
-    def watch(self, activity: bool = True) -> None:
-        """Put the hooks on: those for the order of layers, and those on neurons if asked for."""
+    def watch(self) -> None:
+        """Put the hooks on: those for the order of layers, and those on neurons if needed."""
         if self.model is None or self.watching:
             return
         add = self._handles.append
         add(self.model.register_forward_pre_hook(self._before_model))
         for module in self._layer_names:
             add(module.register_forward_pre_hook(self._before_layer))
-        if not activity:
+        if not self.quantities:
             return
         for module in self.neurons:
             add(module.register_forward_pre_hook(self._before_neuron))
             add(module.register_forward_hook(self._after_neuron, always_call=True))
+        if "alive" not in self.quantities:
+            return
         functions = {getattr(module, "surrogate_function", None) for module in self.neurons}
         for function in functions:
             if isinstance(function, nn.Module):
@@ -225,7 +232,8 @@ class Tracer:
         multi_step = getattr(module, "step_mode", "m") == "m"
         running = _Running(module, Call(name, self._batch, self._turn, multi_step), self)
         self._running.append(running)
-        running.open()
+        if "alive" in self.quantities:
+            running.open()
 
     def _after_neuron(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._running or self._running[-1].module is not module:
@@ -238,12 +246,13 @@ class Tracer:
 
     def _before_surrogate(self, function: nn.Module, args: Any) -> None:
         if self._running and args and isinstance(args[0], Tensor):
-            self.note_potentials(self._running[-1], args[0], function)
+            self.note_potentials(self._running[-1].call, args[0].detach(), function)
 
     def _note(self, call: Call, spikes: Tensor) -> None:
         call.shape = spikes.shape
         axes = self._axes(call, spikes)
-        call.fired = spikes.detach().sign().abs_().sum(axes, dtype=torch.float32)
+        if "firing_rate" in self.quantities:
+            call.fired = count_nonzero(spikes, axes)
         for name in self._pending:
             self.calls.setdefault(name, []).append(call)
         self._pending = {}
@@ -252,14 +261,16 @@ class Tracer:
             def on_gradient(grad: Tensor) -> None:
                 self._backward_began = True
                 call.grads += 1
-                call.grad_norm = l2_norm(grad.detach(), axes)
+                if "output_grad_norm" in self.quantities:
+                    call.grad_norm = l2_norm(grad, axes)
 
             self._tensor_handles.append(spikes.register_hook(on_gradient))
 
-    def note_potentials(self, running: _Running, x: Tensor, function: nn.Module) -> None:
+    def note_potentials(
+        self, call: Call, x: Tensor, function: nn.Module, overwrite: bool = False
+    ) -> None:
         """Count the alive ones among ``x``, the input of a neuron's surrogate function."""
-        call = running.call
-        call.alive.append(self._count_alive(function, x.detach(), self._axes(call, x)))
+        call.alive.append(self._count_alive(function, x, self._axes(call, x), overwrite))
         call.potentials.append(x.numel())
 
     def _axes(self, call: Call, x: Tensor) -> tuple[int, ...] | None:
@@ -301,22 +312,7 @@ class _Running(TorchFunctionMode):
         charged = outputs[_FUSED_NEURONS[namespace]].detach()
         threshold = module.v_threshold
         x = charged / threshold if namespace == "sj_ilif" else charged - threshold
-        self.tracer.note_potentials(self, x, module.surrogate_function)
-
-
-def l2_norm(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
-    """L2 norm, summed in double precision where there is one.
-
-    In single precision the squares of a vanishing gradient underflow to 0, and PyTorch's sum of
-    two million squares on the CPU is off by 4e-5.
-    """
-    norm: Tensor = torch.linalg.vector_norm(x, 2, axes, dtype=wide_dtype(x))
-    return norm
-
-
-def wide_dtype(x: Tensor) -> torch.dtype:
-    """The most precise type to sum ``x`` in where it lies."""
-    return torch.float32 if x.device.type == "mps" else torch.float64
+        self.tracer.note_potentials(self.call, x, module.surrogate_function, overwrite=True)
 
 
 def _backward_task() -> int:

@@ -361,6 +361,27 @@ def test_weights_alone_need_hooks_once_only() -> None:
     assert recorder.frame[["output_grad_norm", "alive", "firing_rate"]].isna().all(axis=None)
 
 
+@pytest.mark.parametrize("mode", "ms")
+def test_some_quantities_alone(mode: str) -> None:
+    specimen = ZOO["conv_net"]
+    model, x, frames = specimen.make(mode), specimen.sequence(), {}
+    names = ("output_grad_norm", "alive", "firing_rate")
+    for activity in (True, *names, names[1:]):
+        with GradientRecorder(model, activity=activity) as recorder:
+            specimen.logits(model, x, mode).sum().backward()
+            recorder.step()
+        functional.reset_net(model)
+        model.zero_grad()
+        frames[activity] = recorder.frame
+    for activity in (*names, names[1:]):
+        measured = [activity] if isinstance(activity, str) else list(activity)
+        left = [name for name in names if name not in measured]
+        assert frames[activity].drop(columns=left).equals(frames[True].drop(columns=left))
+        assert frames[activity][left].isna().all(axis=None)
+    with pytest.raises(ValueError, match="activity names 'rate', which is none of 'output_grad"):
+        GradientRecorder(model, activity=["rate"])
+
+
 def test_a_copy_made_meanwhile_watches_nothing() -> None:
     model = Net()
     with GradientRecorder(model) as recorder:

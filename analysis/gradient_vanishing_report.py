@@ -502,9 +502,9 @@ def in_short(found: pd.DataFrame, tables: Tables) -> str:
         said.append(f"{coherence:+.2f} and {norm:+.2f} over {name}")
     trainings = int((tables["runs"]["data"] == "digits").sum())
     lines.append(
-        f"- How far the numbers of epoch {EARLY} foretell the accuracy at the end: rank correlation "
-        f"over the {trainings} trainings on digits, of the median coherence and of the first layer's "
-        f"norm over the last one's: {'; '.join(said)}. (With shortcuts both numbers are about the "
+        f"- How far the numbers of epoch {EARLY} foretell the accuracy at the end: rank "
+        f"correlation over the {trainings} trainings on digits, of the median coherence and of the "
+        f"first layer's norm over the last one's: {'; '.join(said)}. (With shortcuts both numbers are about the "
         "heads' losses too, and say little about the output's.)"
     )
     return "\n".join(lines)

@@ -62,6 +62,17 @@ _LABELS = {
     "weight_norm": "weight norm",
     "zero_fraction": "share of zero gradients",
 }
+# Columns that cannot tell runs apart.
+_MEASURED = {
+    *_LABELS,
+    "batches",
+    "coherence_floor",
+    "module",
+    "neuron",
+    "share",
+    "status",
+    "weights",
+}
 _LOG_COLUMNS = ("grad_to_weight", "output_grad_norm", "snr", "weight_grad_norm", "weight_grad_rms")
 
 
@@ -602,8 +613,7 @@ def _check_single(frame: pd.DataFrame, keys: list[str], column: str) -> None:
     if twice.empty:
         return
     first = twice[(twice[keys] == twice[keys].iloc[0]).all(axis=1)]
-    measured = {*keys, column, "depth", "module", *_LABELS}
-    tags = [c for c in frame.columns if c not in measured and first[c].nunique() > 1]
+    tags = [c for c in frame.columns if c not in _MEASURED and first[c].nunique() > 1]
     where = ", ".join(f"{key} {first[key].iloc[0]!r}" for key in keys)
     which = f" They differ in {', '.join(map(str, tags))}: choose one of each." if tags else ""
     raise ValueError(f"the frame has {len(first)} values of '{column}' for {where}.{which}")

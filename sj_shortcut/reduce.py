@@ -1,4 +1,4 @@
-"""Sums over large tensors that are exact where gradients vanish, and quick on a CPU."""
+"""Norms of large tensors that are exact where gradients vanish, and quick on a CPU."""
 
 from __future__ import annotations
 
@@ -46,19 +46,6 @@ def joint_norm(tensors: Sequence[Tensor]) -> Tensor:
     """L2 norm of several tensors taken as one vector."""
     norms = [l2_norm(tensor) for tensor in tensors]
     return norms[0] if len(norms) == 1 else l2_norm(torch.stack(norms))
-
-
-def count_nonzero(x: Tensor, axes: Axes = None) -> Tensor:
-    """Number of entries over ``axes`` (all by default) that are not 0, as floating point."""
-    x = x.detach()
-    quick = x.device.type == "cpu" and x.dtype == torch.float32
-    if not (quick and math.isfinite(x.sum().item())):  # the sign of NaN is 0
-        return torch.count_nonzero(x, axes).to(wide_dtype(x))
-    signs = x.sign()  # twice as fast on CPUs
-    if axes is None:
-        signs = signs.reshape(-1)
-        return torch.dot(signs, signs).double()
-    return signs.abs_().sum(axes).double()
 
 
 def _norm_by_rows(x: Tensor, axes: Axes) -> Tensor:

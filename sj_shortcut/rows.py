@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sj_shortcut.activity import NAN, Activity, Fetcher
-from sj_shortcut.reduce import count_nonzero, joint_norm
+from sj_shortcut.reduce import joint_norm
 from sj_shortcut.surgery import NO_DATA_PARALLEL
 from sj_shortcut.tracing import QUANTITIES, WeightLayer
 
@@ -123,7 +123,7 @@ def measure_weights(layer: WeightLayer, grads: Sequence[Tensor | None]) -> Weigh
 
 
 def _count_nonzeros(tensors: Sequence[Tensor]) -> Tensor:
-    counts = [count_nonzero(tensor) for tensor in tensors]
+    counts = [torch.count_nonzero(tensor.detach()) for tensor in tensors]
     return counts[0] if len(counts) == 1 else torch.stack(counts).sum()
 
 

@@ -20,7 +20,7 @@ from sj_shortcut.aliveness import AliveCounter
 from sj_shortcut.backend import is_spiking_neuron
 from sj_shortcut.heads import ShortcutBranch
 from sj_shortcut.probe import first_tensor
-from sj_shortcut.reduce import count_nonzero, l2_norm
+from sj_shortcut.reduce import l2_norm
 from sj_shortcut.survey import WEIGHT_LAYERS
 
 # SpikingJelly 2.0.0 runs its common neurons as one operator that calls no surrogate function, but
@@ -252,7 +252,7 @@ class Tracer:
         call.shape = spikes.shape
         axes = self._axes(call, spikes)
         if "firing_rate" in self.quantities:
-            call.fired = count_nonzero(spikes, axes)
+            call.fired = torch.count_nonzero(spikes.detach(), axes)
         for name in self._pending:
             self.calls.setdefault(name, []).append(call)
         self._pending = {}

@@ -1,9 +1,7 @@
-import itertools
-
 import pytest
 import torch
 
-from sj_shortcut.reduce import count_nonzero, joint_norm, l2_norm
+from sj_shortcut.reduce import joint_norm, l2_norm
 
 SHAPES = [(7,), (3, 4), (4, 3, 16, 32, 32), (2, 2_400_000), (20_000, 2), (1, 1)]
 SCALES = [1e-30, 1e-15, 1.0, 1e25]
@@ -33,32 +31,9 @@ def test_norm_of_special_values(value: float) -> None:
     assert l2_norm(x).item() == pytest.approx(x.norm().item(), nan_ok=True)
 
 
-@pytest.mark.parametrize(
-    ("shape", "dtype"),
-    [
-        *itertools.product(
-            [(9,), (3, 4, 5)], [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-        )
-    ],
-)
-def test_count(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    x = torch.randint(-2, 3, shape).to(dtype)
-    x.flatten()[0] = -0.0
-    assert count_nonzero(x).item() == (x != 0).sum().item()
-    if x.ndim > 1:
-        assert count_nonzero(x, (1, 2)).tolist() == (x != 0).sum((1, 2)).tolist()
-
-
-def test_count_of_special_values() -> None:
-    x = torch.tensor([[0.0, float("nan"), 1.0], [float("inf"), -float("inf"), 0.0]])
-    assert count_nonzero(x).item() == 4
-    assert count_nonzero(x, (1,)).tolist() == [2, 2]
-
-
 def test_layouts() -> None:
     x = torch.randn(4, 8, 5, 5).to(memory_format=torch.channels_last)
     assert l2_norm(x).item() == pytest.approx(x.double().norm().item(), rel=1e-6)
-    assert count_nonzero(x).item() == x.numel()
 
 
 def test_joint_norm() -> None:

@@ -504,8 +504,8 @@ def in_short(found: pd.DataFrame, tables: Tables) -> str:
     lines.append(
         f"- How far the numbers of epoch {EARLY} foretell the accuracy at the end: rank "
         f"correlation over the {trainings} trainings on digits, of the median coherence and of the "
-        f"first layer's norm over the last one's: {'; '.join(said)}. (With shortcuts both numbers are about the "
-        "heads' losses too, and say little about the output's.)"
+        f"first layer's norm over the last one's: {'; '.join(said)}. (With shortcuts both numbers "
+        "are about the heads' losses too, and say little about the output's.)"
     )
     return "\n".join(lines)
 

@@ -61,7 +61,7 @@ def resnet18() -> nn.Module:
 MODELS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "plain net, 4 layers": (lambda: plain_net(4, 8), 4, 12),
     "plain net, 18 layers": (lambda: plain_net(18, 16), 8, 16),
-    "spiking_resnet18": (resnet18, 8, 32),
+    "spiking_resnet18": (resnet18, 16, 32),
 }
 
 
@@ -211,7 +211,7 @@ def main(arguments: list[str] | None = None) -> pd.DataFrame:
     parser.add_argument("--quick", action="store_true", help="the smallest model only")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, default=25, help="ratios to take the median of")
-    parser.add_argument("--steps", type=int, default=2, help="training steps a round and variant")
+    parser.add_argument("--steps", type=int, default=1, help="training steps a round and variant")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the table")
     options = parser.parse_args(arguments)
     names = list(MODELS)[:1] if options.quick else list(MODELS)[1:]

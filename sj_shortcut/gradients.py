@@ -209,7 +209,7 @@ class GradientRecorder:
         self._rows: list[Row] = []
         self._tags: dict[str, None] = {}
         self._index = 0
-        self._entered = False
+        self._entered = self._due = False
         self._order_handle: Any = None
 
     def __enter__(self) -> GradientRecorder:
@@ -220,7 +220,7 @@ class GradientRecorder:
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        self._entered = False
+        self._entered = self._due = False
         self._stop_watching()
 
     @property
@@ -231,8 +231,7 @@ class GradientRecorder:
     @property
     def measures_next(self) -> bool:
         """Whether the next call of :meth:`step` measures."""
-        here = self._all_ranks or _rank() == 0
-        return self._entered and here and bool(self._when(self._index))
+        return self._due
 
     def step(self, **tags: Any) -> bool:
         """Measure, if this step is due, after ``loss.backward()``.
@@ -251,7 +250,7 @@ class GradientRecorder:
         if not self._entered:
             raise RuntimeError("step() records inside `with GradientRecorder(model) as ...:` only.")
         check_tags(tags)
-        due = self.measures_next
+        due = self._due
         if due:
             self._tags.update(dict.fromkeys(tags))
             self._rows += self._measure(tags)
@@ -262,7 +261,9 @@ class GradientRecorder:
     def _prepare(self) -> None:
         """Hooks on for a step that is due, off for others."""
         tracer = self._tracer
-        if not self.measures_next or (tracer.order and not tracer.quantities):
+        here = self._all_ranks or _rank() == 0
+        self._due = here and bool(self._when(self._index))
+        if not self._due or (tracer.order and not tracer.quantities):
             self._stop_watching()
         elif self._compiled is not None:
             self._watch_compiled(self._compiled)

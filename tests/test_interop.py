@@ -363,3 +363,24 @@ def test_gradients_gathered_without_synchronizing(ranks):
     assert_agree(
         [results["no_sync"] for results in ranks], train(seeded_net(), 1.0, accumulate=True)
     )
+
+
+def test_autocast_trains_heads_and_shallow_layers():
+    model = nn.Sequential(
+        layer.Linear(8, 16),
+        neuron.LIFNode(v_threshold=0.2),
+        layer.Linear(16, 12),
+        neuron.LIFNode(v_threshold=0.2),
+        layer.Linear(12, 4),
+    )
+    functional.set_step_mode(model, "m")
+    criterion = ShortcutLoss(wrap_with_shortcuts(model, "all"), nn.CrossEntropyLoss())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(torch.rand(4, 3, 8) * 3)
+        assert output.dtype == torch.bfloat16
+        loss = criterion(output.mean(0), torch.tensor([0, 1, 2]))
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == torch.float32, name
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    assert model[0].weight.grad.any()

@@ -53,21 +53,23 @@ def die_in(function, calls):
     setattr(os, function, last_call)
 
 
-def test_killed_at_ten_random_moments(whole, tmp_path):
-    folder = tmp_path / "run"
+def test_killed_at_ten_random_moments(tmp_path):
+    # Long enough for a fast machine not to reach the end before the tenth kill.
+    long, whole, folder = [*RUN, "--epochs", "30"], tmp_path / "whole", tmp_path / "run"
+    succeed("train_cifar.py", *long, "--out", whole, log=tmp_path / "log")
     rng = random.Random(0)
     positions = []
     for kill in range(10):
         # Half of them while a checkpoint is written, half whenever it happens.
         before = partial(die_in, rng.choice(["fsync", "replace", "link"]), rng.randint(4, 12))
         going_on = (folder / "last.pt").exists()
-        args = ["--resume", folder] if going_on else [*RUN, "--out", folder]
+        args = ["--resume", folder] if going_on else [*long, "--out", folder]
         script = Script(
             "train_cifar.py", *args, log=tmp_path / "log", before=before if kill % 2 else None
         )
         script.wait_for("results in")
         if kill % 2 == 0:
-            time.sleep(rng.uniform(0, 0.1))
+            time.sleep(rng.uniform(0, 0.05))
             script.send(signal.SIGKILL)
         script.process.join()
         assert script.process.exitcode == -signal.SIGKILL, script.output(".err")

@@ -1,4 +1,5 @@
 import os
+import sys
 
 # Before anything imports them, and for the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +17,13 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.register_profile("deep", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def _no_code_compiled_by_other_tests() -> None:
+    """Dynamo does not notice hooks: it would run what it compiled for an unwrapped model."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 def pytest_report_header() -> str:

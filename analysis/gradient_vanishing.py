@@ -12,16 +12,15 @@ already in the results folder is not run again; figures and RESULTS.md are drawn
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import astuple
 from pathlib import Path
 
 import pandas as pd
-from gradient_vanishing_run import KEYS, METHODS, Run, middle, missing, train
-from tqdm import tqdm
+from gradient_vanishing_run import KEYS, METHODS, Run, middle, train
+from study_data import missing
+from study_tables import Tables, execute, write
 
 RESULTS = Path(__file__).resolve().parent / "results" / "gradient_vanishing"
 DEPTHS = (6, 18, 30, 48)
@@ -57,83 +56,20 @@ def plan(args: argparse.Namespace) -> list[Run]:
     return sorted(runs, key=lambda run: -run.work)
 
 
-# Tables, kept so that a stopped study goes on where it was.
+def open_tables(folder: Path) -> Tables:
+    return Tables(folder, ("gradients", "sources", "history", "runs"), KEYS)
 
 
-class Tables:
-    """The CSV files of a folder: one row in runs.csv for each finished run."""
-
-    NAMES = ("gradients", "sources", "history", "runs")  # runs last: its row says all are there
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self.tables = {name: self._read(name) for name in self.NAMES}
-        finished = self.finished()
-        for name, table in self.tables.items():
-            if len(table):
-                known = [Run(*row) in finished for row in table[list(KEYS)].itertuples(index=False)]
-                self.tables[name] = table[known]
-
-    def __getitem__(self, name: str) -> pd.DataFrame:
-        return self.tables[name]
-
-    def finished(self) -> set[Run]:
-        table = self.tables["runs"]
-        return (
-            {Run(*row) for row in table[list(KEYS)].itertuples(index=False)}
-            if len(table)
-            else set()
-        )
-
-    def add(self, rows: dict[str, pd.DataFrame]) -> None:
-        """Take the rows of one run, and have them on the disk before returning."""
-        for name in self.NAMES:
-            if name not in rows:
-                continue
-            parts = [part for part in (self.tables[name], rows[name]) if len(part)]
-            table = pd.concat(parts).sort_values(list(KEYS), kind="stable")
-            self.tables[name] = table
-            path = self.folder / f"{name}.csv"
-            write(path, table.to_csv(index=False, float_format="%.4g", lineterminator="\n"))
-
-    def _read(self, name: str) -> pd.DataFrame:
-        path = self.folder / f"{name}.csv"
-        return pd.read_csv(path) if path.exists() else pd.DataFrame()
+def describe(run: Run, row: pd.DataFrame) -> str:
+    accuracy = row["accuracy"].iloc[0]
+    return f"{run.data} {run.net} {run.size} {run.surrogate} {run.method}: {accuracy:.1%}"
 
 
-def write(path: Path, text: str) -> None:
-    """Replace a file in one go: whenever it is interrupted, the file is whole."""
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(unfinished, path)
-
-
-def execute(runs: Sequence[Run], tables: Tables, workers: int) -> None:
-    """Run what is missing, in processes of one thread each."""
+def execute_missing(runs: Sequence[Run], tables: Tables, workers: int) -> None:
     finished = tables.finished()
-    todo = [run for run in runs if run not in finished]
+    todo = [run for run in runs if astuple(run) not in finished]
     print(f"{len(runs)} runs: {len(runs) - len(todo)} finished before, {len(todo)} to do")
-    if not todo:
-        return
-    bar = tqdm(total=sum(run.work for run in todo), unit="layer·epoch", dynamic_ncols=True)
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-    try:
-        pending = {pool.submit(train, run) for run in todo}
-        while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                rows = future.result()
-                tables.add(rows)
-                run = Run(*rows["runs"][list(KEYS)].iloc[0])
-                bar.update(run.work)
-                bar.set_postfix_str(
-                    f"{run.data} {run.net} {run.size} {run.surrogate} {run.method}: "
-                    f"{rows['runs']['accuracy'].iloc[0]:.1%}"
-                )
-    finally:
-        pool.shutdown(cancel_futures=True)
-        bar.close()
+    execute(todo, train, tables, workers, lambda run: run.work, describe)
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -169,8 +105,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(argv)
-    tables = Tables(args.out)
-    execute(plan(args), tables, args.workers)
+    tables = open_tables(args.out)
+    execute_missing(plan(args), tables, args.workers)
     if len(tables["runs"]):
         # Imported here, as the processes that train import this file too and draw nothing.
         from gradient_vanishing_report import draw_all, write_page

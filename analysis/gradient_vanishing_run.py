@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import tarfile
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from spikingjelly.activation_based import functional, layer, neuron, surrogate
+from spikingjelly.activation_based import functional, layer, neuron
+from study_data import batches, in_time, load
+from study_nets import SHAPES
 from torch import Tensor, nn
 
 from sj_shortcut import (
@@ -24,8 +22,6 @@ from sj_shortcut import (
     remove_shortcuts,
     wrap_with_shortcuts,
 )
-
-DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 
 T = 4
 WIDTH = 16
@@ -74,28 +70,6 @@ def middle(depths: Iterable[int]) -> int:
 
 
 # Networks.
-
-
-class _Rectangle(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return (x >= 0).to(x)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return grad * (x.abs() < 0.5)
-
-
-class Rectangle(nn.Module):
-    """Derivative 1 within 0.5 of the threshold; SpikingJelly 0.0.0.0.14 has none like it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _Rectangle.apply(x)
-
-
-SHAPES = {"atan": surrogate.ATan, "sigmoid": surrogate.Sigmoid, "rect": Rectangle}
 
 
 def lif(shape: str) -> nn.Module:
@@ -153,102 +127,6 @@ def build(net: str, depth: int, shape: str, in_channels: int) -> nn.Sequential:
     model = nn.Sequential(OrderedDict(parts))
     functional.set_step_mode(model, "m")
     return model
-
-
-# Data.
-
-
-def data_folder() -> Path:
-    return Path(os.environ.get("SJ_SHORTCUT_DATA", DATA))
-
-
-def missing(data: str) -> str:
-    """Why a data set cannot be used; empty if it can."""
-    if data == "digits":
-        return ""
-    path = data_folder() / {"cifar10": "cifar10.tar.xz", "nmnist": "nmnist/events_np"}[data]
-    if path.exists():
-        return ""
-    return (
-        f"{data} is skipped: there is no {path.name} in the data folder. Say where it is by "
-        "SJ_SHORTCUT_DATA=/path/to/data (with cifar10.tar.xz and nmnist/events_np in it)."
-    )
-
-
-@cache
-def load(data: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training frames ``[N, T or 1, C, H, W]`` and labels, and those for testing."""
-    parts = {"digits": digits, "cifar10": cifar10, "nmnist": nmnist}[data]()
-    (x, y), (test_x, test_y) = parts
-    mean, deviation = x.mean(), x.std()
-    return (x - mean) / deviation, y, (test_x - mean) / deviation, test_y
-
-
-def digits() -> list[tuple[Tensor, Tensor]]:
-    """All 1,797 digits; the last fifth of each class in file order, other writers, for testing."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    x = torch.tensor(bunch.images, dtype=torch.float32)[:, None, None]
-    y = torch.tensor(bunch.target)
-    rank = torch.zeros_like(y)
-    for label in range(10):
-        rank[y == label] = torch.arange(int((y == label).sum()))
-    train = rank < 0.8 * torch.bincount(y)[y]
-    return [(x[train], y[train]), (x[~train], y[~train])]
-
-
-def cifar10(train: int = 100, test: int = 50) -> list[tuple[Tensor, Tensor]]:
-    """The first images of each class in the archive's order, averaged to 16 x 16 pixels."""
-    from PIL import Image
-
-    wanted = {"train": train, "test": test}
-    found: dict[str, dict[str, list[np.ndarray]]] = {"train": {}, "test": {}}
-    with tarfile.open(data_folder() / "cifar10.tar.xz") as archive:
-        for member in archive:
-            if not member.isfile():
-                continue
-            _, part, name, _ = member.name.split("/")
-            images = found[part].setdefault(name, [])
-            if len(images) < wanted[part]:
-                with Image.open(archive.extractfile(member)) as image:
-                    images.append(np.asarray(image.convert("RGB").resize((16, 16), Image.BOX)))
-    classes = sorted(found["train"])
-    parts = []
-    for part in ("train", "test"):
-        x = np.stack([image for name in classes for image in found[part][name]])
-        y = [label for label, name in enumerate(classes) for _ in found[part][name]]
-        parts.append((torch.tensor(x).permute(0, 3, 1, 2)[:, None].float(), torch.tensor(y)))
-    return parts
-
-
-def nmnist() -> list[tuple[Tensor, Tensor]]:
-    """All recordings, as T frames of equally many events each, of 16 x 16 pixels."""
-    parts = []
-    for part in ("train", "test"):
-        frames, labels = [], []
-        for path in sorted((data_folder() / "nmnist" / "events_np" / part).glob("*/*.npz")):
-            with np.load(path) as events:
-                x, y, p = (events[name].astype(np.int64) for name in "xyp")
-            slot = np.arange(len(x)) * T // max(len(x), 1)
-            frame = np.zeros((T, 2, 16, 16), np.float32)
-            np.add.at(frame, (slot, p, y * 16 // 34, x * 16 // 34), 1)
-            frames.append(frame)
-            labels.append(int(path.parent.name))
-        parts.append((torch.tensor(np.stack(frames)), torch.tensor(labels)))
-    return parts
-
-
-def in_time(x: Tensor) -> Tensor:
-    """``[T, N, C, H, W]``; a still image is shown at every time step."""
-    return x.expand(-1, T, -1, -1, -1).transpose(0, 1).contiguous()
-
-
-def batches(x: Tensor, y: Tensor, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    for chosen in order.split(size):
-        if len(chosen) == size:
-            yield in_time(x[chosen]), y[chosen]
 
 
 # One run.

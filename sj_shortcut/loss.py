@@ -132,19 +132,25 @@ class ShortcutLoss(nn.Module):
             total = main = self._task_loss(output, target)
             self.parts = {"total": total.detach(), "main": main.detach()}
             return total
-        coefficient = _finite(self.schedule.coefficient)
         branches = shortcut_branches(root)
         self._check_still_fits(branches)
         heads = {name: self._logits_of(branch, output) for name, branch in branches.items()}
-        # A term of weight 0 is left out: 0 times a head's NaN would be NaN.
-        used = {name: w * coefficient for name, w in self.weights.items() if w * coefficient}
-        if self.combine == "loss":
-            return self._sum_of_losses(output, heads, used, target)
-        return self._loss_of_sum(output, heads, used, target)
+        combined = self._sum_of_losses if self.combine == "loss" else self._loss_of_sum
+        total = combined(output, heads, self._used_weights(), target)
+        self.schedule.observe(self.parts)
+        return total
 
     def extra_repr(self) -> str:
         """The options, for ``print``."""
         return f"schedule={self.schedule!r}, combine={self.combine!r}, per_step={self.per_step}"
+
+    def _used_weights(self) -> dict[str, float]:
+        """λ w_l by head. One of 0 is left out: 0 times a head's NaN would be NaN."""
+        weights = {}
+        for name, weight in self.weights.items():
+            if used := weight * _finite(self.schedule.coefficient_of(name)):
+                weights[name] = used
+        return weights
 
     def _sum_of_losses(
         self, output: Tensor, heads: dict[str, Tensor], used: dict[str, float], target: Tensor

@@ -80,6 +80,23 @@ class ShortcutSchedule(ABC):
         """
         self.last_epoch = math.floor(self.last_epoch) + 1 if epoch is None else _epoch(epoch)
 
+    def coefficient_of(self, head: str) -> float:
+        """λ of one head at `last_epoch`; the same for all unless a subclass says otherwise.
+
+        Args:
+            head: Name of the head, as `shortcut_branches` gives it.
+        """
+        return self.coefficient
+
+    def observe(self, losses: Mapping[str, Any]) -> None:
+        """Be told the terms of one training loss, for schedules that follow the training.
+
+        `ShortcutLoss` calls this once a batch. A function of the epoch alone has no use for it.
+
+        Args:
+            losses: Detached scalar tensors by name: `ShortcutLoss.parts` of the batch.
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """Return the settings and the epoch for a checkpoint.
 

@@ -139,7 +139,7 @@ def test_networks_are_as_deep_as_they_say(parts, net, depth) -> None:
 
 def test_rectangle_is_one_around_the_threshold(parts) -> None:
     x = torch.tensor([-0.6, -0.4, 0.0, 0.4, 0.6], requires_grad=True)
-    spikes = parts.Rectangle()(x)
+    spikes = parts.SHAPES["rect"]()(x)
     spikes.sum().backward()
     assert spikes.tolist() == [0, 0, 1, 1, 1] and x.grad.tolist() == [0, 1, 1, 1, 0]
 

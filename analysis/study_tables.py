@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,6 +79,7 @@ def execute(
     workers: int,
     work: Callable[[Run], float],
     describe: Callable[[Run, pd.DataFrame], str],
+    hours: float | None = None,
 ) -> None:
     """Do the runs in processes of one thread each, the first ones first.
 
@@ -86,17 +90,22 @@ def execute(
         workers: Number of processes.
         work: Cost of a run in any unit, by which progress is counted.
         describe: What the progress bar says of a finished run, given its row.
+        hours: After these, no further run is started.
     """
     if not todo:
         return
+    end = math.inf if hours is None else time.monotonic() + 3600 * hours
+    waiting = iter(todo)
     bar = tqdm(total=sum(map(work, todo)), unit="layer·epoch", dynamic_ncols=True)
     bar.set_postfix_str("the first run is under way")
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
     try:
-        pending = {pool.submit(train, run): run for run in todo}
+        pending = {pool.submit(train, run): run for run in islice(waiting, workers)}
         while pending:
             done, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
+                if time.monotonic() < end:
+                    pending |= {pool.submit(train, run): run for run in islice(waiting, 1)}
                 run, rows = pending.pop(future), future.result()
                 tables.add(rows)
                 bar.update(work(run))

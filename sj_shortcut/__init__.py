@@ -20,6 +20,7 @@ from sj_shortcut.gradients import (
     log_spaced_steps,
     summarize,
 )
+from sj_shortcut.handover import HandoverSchedule
 from sj_shortcut.heads import ShortcutBranch, ShortcutHead
 from sj_shortcut.loss import ShortcutLoss
 from sj_shortcut.points import ShortcutPoint, shortcut_points
@@ -42,6 +43,7 @@ __all__ = [
     "ConstantSchedule",
     "EvolutionarySchedule",
     "GradientRecorder",
+    "HandoverSchedule",
     "NeuronBackend",
     "ShortcutBranch",
     "ShortcutHead",

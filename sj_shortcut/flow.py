@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from sj_shortcut.activity import NAN, Fetcher, activities, ask_for
 from sj_shortcut.heads import ShortcutBranch
+from sj_shortcut.loss import ShortcutLoss
 from sj_shortcut.preserve import preserved, reset_states
 from sj_shortcut.probe import first_tensor
 from sj_shortcut.reduce import joint_norm, wide_dtype
@@ -145,6 +147,9 @@ def gradient_flow(
     with preserved(*kept), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         if not bare.training:
             bare.train()
+        if isinstance(loss_fn, ShortcutLoss):
+            # A schedule may learn from each loss; what is measured here is not training.
+            loss_fn.schedule = copy.deepcopy(loss_fn.schedule)
         try:
             tracer.watch()
             for x, y in _pairs(batches):

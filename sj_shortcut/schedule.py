@@ -88,7 +88,7 @@ class ShortcutSchedule(ABC):
         """
         return self.coefficient
 
-    def observe(self, losses: Mapping[str, Any]) -> None:
+    def observe(self, losses: Mapping[str, Any]) -> None:  # noqa: B027, most have no use for it
         """Be told the terms of one training loss, for schedules that follow the training.
 
         `ShortcutLoss` calls this once a batch. A function of the epoch alone has no use for it.

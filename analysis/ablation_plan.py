@@ -1,0 +1,131 @@
+"""Which trainings the ablation study is made of, the most telling first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from ablation_rules import RULES
+from ablation_run import Run
+
+EPOCHS = {"digits": 15, "nmnist": 12, "cifar10": 12}
+
+
+def setting(
+    data: str, net: str, depth: int, surrogate: str, T: int | None = None, **changes: object
+) -> Run:
+    """Vanilla training in one setting; methods are made of it by `replace`."""
+    steps = T or (4 if data == "nmnist" else 2)
+    vanilla = Run(
+        data=data,
+        net=net,
+        depth=depth,
+        T=steps,
+        surrogate=surrogate,
+        at="none",
+        combine="loss",
+        schedule="none",
+        start=1.0,
+        per_step=False,
+        lr=0.1,
+        epochs=EPOCHS[data],
+        seed=0,
+    )
+    return replace(vanilla, **changes)
+
+
+# The settings in which all methods are compared.
+CORE = (
+    setting("digits", "plain", 18, "atan"),
+    setting("digits", "plain", 30, "atan"),
+    setting("digits", "plain", 18, "rect"),
+    setting("digits", "resnet", 20, "atan"),
+    setting("nmnist", "plain", 18, "atan"),
+    setting("cifar10", "plain", 18, "rect"),
+)
+DEPTHS = (6, 12, 18, 30, 48, 96)
+BY_DEPTH = tuple(setting("digits", "plain", depth, "atan") for depth in DEPTHS)
+# Where vanilla trains well already, nothing should be lost.
+EASY = (
+    setting("digits", "plain", 6, "rect"),
+    setting("digits", "sew", 20, "atan"),
+    setting("nmnist", "plain", 6, "atan"),
+    setting("nmnist", "sew", 20, "atan"),
+    setting("cifar10", "plain", 6, "rect"),
+    setting("cifar10", "resnet", 20, "rect"),
+)
+MORE = (
+    setting("digits", "plain", 18, "atan", T=4),
+    setting("digits", "plain", 18, "atan", T=10),
+    setting("digits", "plain", 18, "sigmoid"),
+    setting("digits", "plain", 30, "sigmoid"),
+    setting("digits", "plain", 30, "rect"),
+    setting("nmnist", "plain", 18, "rect"),
+    setting("cifar10", "plain", 18, "atan"),
+)
+
+HEADS = {"at": "every:3"}
+VANILLA: dict[str, object] = {}
+CONSTANT = {**HEADS, "schedule": "constant"}
+HOLD = {**HEADS, "schedule": "hold-linear"}
+MAIN_METHODS = (
+    VANILLA,
+    HOLD,
+    CONSTANT,
+    *({**HEADS, "schedule": rule} for rule in ("ratio-each", "ratio-squared")),
+)
+SCHEDULES = tuple(
+    {**HEADS, "schedule": name} for name in ("linear", "cosine", "exponential", "hold-cosine")
+)
+LOGITS = tuple(
+    {**HEADS, "combine": "logits", "schedule": name} for name in ("linear", "hold-cosine")
+)
+PLACES = tuple({**HOLD, "at": at} for at in ("stages", "every:6", "all"))
+STARTS = tuple({**HOLD, "start": start} for start in (0.1, 0.3, 3.0))
+PER_STEP = ({**HOLD, "per_step": True},)
+ALL_RULES = tuple({**HEADS, "schedule": rule} for rule in RULES)
+RATES = (0.01, 0.03, 0.3)
+
+
+def plan() -> list[Run]:
+    """All runs of the study, each once, in the order they are to be done in."""
+    return list(dict.fromkeys(_in_order()))
+
+
+def _in_order() -> Iterator[Run]:
+    yield from cross(CORE, MAIN_METHODS, seeds=[0])
+    yield from cross(CORE, (*ALL_RULES, *SCHEDULES, *PLACES, *LOGITS), seeds=[0])
+    yield from rates(CORE, seeds=[0])
+    yield from cross(CORE, MAIN_METHODS, seeds=[1, 2])
+    yield from cross(BY_DEPTH, MAIN_METHODS, seeds=[0, 1, 2])
+    yield from cross(EASY, MAIN_METHODS, seeds=[0, 1, 2])
+    yield from rates(CORE, seeds=[1, 2])
+    yield from longer(CORE, seeds=[0, 1, 2])
+    yield from cross(CORE, (*ALL_RULES, *SCHEDULES, *PLACES, *LOGITS), seeds=[1, 2])
+    yield from cross(CORE, (*STARTS, *PER_STEP), seeds=[0, 1, 2])
+    yield from cross(MORE, MAIN_METHODS, seeds=[0, 1, 2])
+    digits = [each for each in (*CORE, *BY_DEPTH, *EASY, *MORE) if each.data == "digits"]
+    yield from cross(digits, MAIN_METHODS, seeds=[3, 4])
+
+
+def cross(
+    settings: Iterable[Run], methods: Iterable[dict[str, object]], seeds: Iterable[int]
+) -> Iterator[Run]:
+    methods = tuple(methods)
+    for seed in seeds:
+        for each in settings:
+            for method in methods:
+                yield replace(each, seed=seed, **method)
+
+
+def rates(settings: Iterable[Run], seeds: Iterable[int]) -> Iterator[Run]:
+    """Vanilla's own best learning rate, and whether shortcuts depend on theirs."""
+    for lr in RATES:
+        yield from cross([replace(each, lr=lr) for each in settings], (VANILLA, HOLD), seeds)
+
+
+def longer(settings: Iterable[Run], seeds: Iterable[int]) -> Iterator[Run]:
+    """Vanilla with a fifth more epochs: more than shortcuts cost, for equal wall-clock time."""
+    for each in settings:
+        more = replace(each, epochs=round(each.epochs * 1.2))
+        yield from cross([more], (VANILLA,), seeds)

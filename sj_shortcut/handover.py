@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sj_shortcut.reduce import wide_dtype
 from sj_shortcut.schedule import ShortcutSchedule, _epoch, _not_negative
 
 # What ShortcutLoss.parts holds besides the heads.
@@ -100,7 +101,10 @@ class HandoverSchedule(ShortcutSchedule):
             losses: Detached losses: ``"main"``, and each head's by name.
         """
         names = tuple(name for name in losses if name != "total")
-        values = torch.stack([losses[name].detach().float().mean() for name in names])
+        # Double precision adds up single-precision losses without rounding, so that a checkpoint
+        # in the middle of an epoch, which splits the sum, changes nothing.
+        values = torch.stack([losses[name].detach().mean() for name in names])
+        values = values.to(wide_dtype(values))
         self._device = values.device
         self.batches += 1
         if self._waiting is not None and self._waiting[0] == names:
@@ -137,7 +141,7 @@ class HandoverSchedule(ShortcutSchedule):
         """Return settings, decisions and the sums of an unfinished epoch for a checkpoint."""
         self._add_up()
         state = super().state_dict()
-        return {key: value for key, value in state.items() if key not in ("_waiting", "_device")}
+        return {key: value for key, value in state.items() if not key.startswith("_")}
 
     def _decide(self) -> None:
         self._add_up()
@@ -164,11 +168,17 @@ class HandoverSchedule(ShortcutSchedule):
         alone = not (self.sync and dist.is_available() and dist.is_initialized())
         if alone or dist.get_world_size() == 1:
             return self.sums, self.batches
-        names = list(self.sums)
-        values = torch.tensor([*self.sums.values(), self.batches], device=self._device)
+        wide = wide_dtype(torch.empty(0, device=self._device))
+        values = torch.tensor([*self.sums.values(), self.batches], dtype=wide, device=self._device)
         dist.all_reduce(values)
         *sums, batches = values.tolist()
-        return dict(zip(names, sums, strict=True)), batches
+        return dict(zip(self.sums, sums, strict=True)), batches
+
+    def __repr__(self) -> str:
+        return (
+            f"HandoverSchedule(start={self.start!r}, last_epoch={self.last_epoch!r}, "
+            f"coefficients={self.coefficients!r})"
+        )
 
     def _check(self) -> None:
         self.start = float(_not_negative("start", self.start))

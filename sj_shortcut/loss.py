@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sj_shortcut.access import find_wrapped, shortcut_branches, why_no_logits
+from sj_shortcut.handover import HandoverSchedule
 from sj_shortcut.heads import ShortcutBranch
 from sj_shortcut.schedule import ConstantSchedule, ShortcutSchedule
 
@@ -100,6 +101,11 @@ class ShortcutLoss(nn.Module):
             )
         if combine not in ("loss", "logits"):
             raise ValueError(f'combine must be "loss" or "logits", got {combine!r}.')
+        if combine == "logits" and isinstance(schedule, HandoverSchedule):
+            raise ValueError(
+                'HandoverSchedule compares the losses of the heads, and combine="logits" has none: '
+                'use combine="loss", or EvolutionarySchedule(epochs, finish=0.9).'
+            )
         if not isinstance(per_step, bool):
             raise TypeError(f"per_step must be True or False, got {per_step!r}.")
         branches = shortcut_branches(self._root[0])

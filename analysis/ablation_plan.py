@@ -93,19 +93,20 @@ def plan() -> list[Run]:
 
 
 def _in_order() -> Iterator[Run]:
+    on_digits = tuple(each for each in CORE if each.data == "digits")
     yield from cross(CORE, MAIN_METHODS, seeds=[0])
-    yield from cross(CORE, (*ALL_RULES, *SCHEDULES, *PLACES, *LOGITS), seeds=[0])
-    yield from rates(CORE, seeds=[0])
+    yield from cross(on_digits, (*ALL_RULES, *PLACES), seeds=[0, 1])
     yield from cross(CORE, MAIN_METHODS, seeds=[1, 2])
+    yield from rates(on_digits, seeds=[0, 1, 2])
     yield from cross(BY_DEPTH, MAIN_METHODS, seeds=[0, 1, 2])
     yield from cross(EASY, MAIN_METHODS, seeds=[0, 1, 2])
-    yield from rates(CORE, seeds=[1, 2])
     yield from longer(CORE, seeds=[0, 1, 2])
-    yield from cross(CORE, (*ALL_RULES, *SCHEDULES, *PLACES, *LOGITS), seeds=[1, 2])
-    yield from cross(CORE, (*STARTS, *PER_STEP), seeds=[0, 1, 2])
+    yield from cross(CORE, (*ALL_RULES, *PLACES), seeds=[0, 1, 2])
+    yield from rates(CORE, seeds=[0, 1, 2])
+    yield from cross(CORE, (*SCHEDULES, *LOGITS, *STARTS, *PER_STEP), seeds=[0, 1, 2])
     yield from cross(MORE, MAIN_METHODS, seeds=[0, 1, 2])
-    digits = [each for each in (*CORE, *BY_DEPTH, *EASY, *MORE) if each.data == "digits"]
-    yield from cross(digits, MAIN_METHODS, seeds=[3, 4])
+    every = (*CORE, *BY_DEPTH, *EASY, *MORE)
+    yield from cross([each for each in every if each.data == "digits"], MAIN_METHODS, seeds=[3, 4])
 
 
 def cross(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -35,7 +36,7 @@ class ShortcutHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[N, K]`` of features ``[N, C]``, ``[N, C, L]`` or ``[N, C, H, W]``."""
-        logits: Tensor = self.linear(_average(x, tuple(range(2, x.ndim))))
+        logits: Tensor = self.linear(_average(x, range(2, x.ndim)))
         return logits
 
 
@@ -43,7 +44,8 @@ class ShortcutBranch(base.MemoryModule):
     """Feeds a tapped output to a head and keeps the logits until the loss asks for them.
 
     The logits are a memory in SpikingJelly's sense: ``functional.reset_net`` clears them. In step
-    mode 's' (and for a point that a container calls once a step) they gather over the calls.
+    mode 's' (and for a point that a container calls once a step) they gather over the calls,
+    which ``steps`` counts from the second on.
 
     A head made of ordinary layers sees ``[N, C, ...]``: in mode 'm' the features averaged over
     time; in mode 's' those of each step, after which its logits are averaged (the same, if the
@@ -98,9 +100,11 @@ class ShortcutBranch(base.MemoryModule):
     @property
     def logits(self) -> Tensor | None:
         """Logits ``[N, K]`` so far, averaged over time; ``None`` before a forward pass."""
-        if self.total is None or self.steps is None:
+        if self.total is None:
             return None
-        return self.total.mean(0) if self.per_step else self.total / self.steps
+        if self.per_step:
+            return self.total.mean(0)
+        return self.total if self.steps is None else self.total / self.steps
 
     @property
     def step_logits(self) -> Tensor | None:
@@ -121,16 +125,16 @@ class ShortcutBranch(base.MemoryModule):
     def multi_step_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Logits ``[N, K]`` (``[T, N, K]`` if per step) of features ``[T, N, C, ...]``."""
         self._check_features(x, "[T, N, C, ...]", axis=2)
+        if type(self.head) is ShortcutHead and not self.per_step:
+            # It averages over space anyway. Doing so before the average over time reads the
+            # features once, and writes nothing of their size.
+            return self._checked(self.head(_average(x, range(3, x.ndim), (0,))), (2,))
         if self._sees_every_step():
             logits = self._checked(self.head(x), (3,) if self.per_step else (2, 3))
             return logits if self.per_step or logits.ndim == 2 else logits.mean(0)
         if self.per_step:
             logits = self._checked(self.head(x.flatten(0, 1)), (2,))
             return logits.reshape(*x.shape[:2], self.num_classes)
-        if type(self.head) is ShortcutHead:
-            # It averages over space anyway. Doing so before the average over time reads the
-            # features once, and writes nothing of their size.
-            x = _average(x, tuple(range(3, x.ndim)))
         return self._checked(self.head(_average(x, (0,))), (2,))
 
     def single_step_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -143,10 +147,10 @@ class ShortcutBranch(base.MemoryModule):
         """Add the logits of one call to the memory."""
         if self.total is None:
             self.total = logits
-            self.steps = torch.ones((), device=logits.device)
-        elif self.steps is not None:
+        else:
             self.total = torch.cat([self.total, logits]) if self.per_step else self.total + logits
-            self.steps = self.steps + 1
+            steps = torch.ones((), device=logits.device) if self.steps is None else self.steps
+            self.steps = steps + 1
         self.joined = self.blocked = False
 
     def follow(self, step_mode: str) -> None:
@@ -190,16 +194,16 @@ class ShortcutBranch(base.MemoryModule):
         return state
 
 
-def _average(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Mean over ``dims``, as a sum scaled after it.
+def _average(x: Tensor, *axes: Sequence[int]) -> Tensor:
+    """Mean over ``axes``, one group after the other, as sums scaled in the end.
 
     The backward pass of a sum is a view; that of a mean writes a tensor of the size of ``x``.
     """
-    if not dims:
-        return x
-    count = 1
-    for dim in dims:
-        count *= x.shape[dim]
     # In half precision a sum over a large map overflows.
     wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else None
-    return (x.sum(dims, dtype=wide) / count).to(x.dtype)
+    total, count = x, 1
+    for group in axes:
+        if group:  # a sum over no axis would be one over all
+            count *= math.prod(total.shape[axis] for axis in group)
+            total = total.sum(tuple(group), dtype=wide)
+    return x if total is x else (total / count).to(x.dtype)

@@ -110,12 +110,14 @@ class HandmadeHead:
         model.get_submodule(name).register_forward_hook(self)
 
     def __call__(self, module: nn.Module, args: Any, x: Tensor) -> None:
-        # Time first, then space, and sums before quotients: an order of additions that differs
+        # Space first, then time, and sums before the quotient: an order of additions that differs
         # would differ in the last bit, and a spike at the threshold turn that into 1.
+        batch_axis = int(self.all_steps_at_once)
+        x = x.flatten(batch_axis + 2) if x.ndim > batch_axis + 2 else x.unsqueeze(-1)
+        total, count = x.sum(-1), x.shape[-1]
         if self.all_steps_at_once:
-            x = x.sum(0) / len(x)
-        x = x.reshape(*x.shape[:2], -1)
-        self.calls.append(self.linear(x.sum(2) / x.shape[2]))
+            total, count = total.sum(0), count * len(x)
+        self.calls.append(self.linear(total / count))
 
     def take_logits(self) -> Tensor:
         logits = sum(self.calls[1:], self.calls[0]) / len(self.calls)

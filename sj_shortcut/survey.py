@@ -49,8 +49,9 @@ def find_clock(module: nn.Module, neuron_types: tuple[type, ...] = ()) -> str | 
     if isinstance(module, base.StepModule):
         return ""
     for name, child in module.named_modules():
+        # A container before what is in it, which it may call in a step mode of its own.
         if isinstance(child, base.StepModule) and (
-            is_spiking_neuron(child, neuron_types) or isinstance(child, nn.Sequential)
+            is_spiking_neuron(child, neuron_types) or isinstance(child, (nn.Sequential, *_LOOPING))
         ):
             return str(name)
     return None

@@ -1,0 +1,501 @@
+"""What holds for every network, choice of points and schedule, on networks drawn at random.
+
+`HYPOTHESIS_PROFILE=deep` looks at twenty times as many.
+"""
+
+import copy
+import pickle
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import strategies as st
+from random_nets import Chain, Fire, Plan, Residual, Weigh, plans
+from random_neurons import Weights
+from spikingjelly.activation_based import base, functional
+from torch import Tensor, nn
+
+from sj_shortcut import (
+    EvolutionarySchedule,
+    ShortcutLoss,
+    has_shortcuts,
+    remove_shortcuts,
+    shortcut_branches,
+    shortcut_logits,
+    shortcut_parameters,
+    shortcut_points,
+    wrap_with_shortcuts,
+)
+
+# Networks are large as hypothesis's examples go.
+drawn = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+
+
+# ---------------------------------------------------------------------------------- what is chosen
+
+
+def places(plan: Plan) -> dict[str, Tensor]:
+    """Output of each place where a head could sit, [T, N, C, ...], computed by hand."""
+    model = plan.model()
+    return plan.by_hand(weights_of(model), plan.sequence())[1]
+
+
+def weights_of(model: nn.Module) -> Weights:
+    """Parameters and buffers of the model's own, in the graph."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: value for name, value in named if "shortcut_head" not in name}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How to wrap.
+
+    Attributes:
+        at: Where heads sit.
+        example: Whether channels are taken from a forward pass.
+        names: Where heads must then be, if it is known without asking the library.
+    """
+
+    at: Any
+    example: bool
+    names: tuple[str, ...] | None
+
+    def wrap(self, plan: Plan, model: nn.Module) -> nn.Module:
+        dtype = next(model.parameters()).dtype
+        example = plan.example(plan.sequence(dtype=dtype)) if self.example else None
+        return wrap_with_shortcuts(model, self.at, num_classes=plan.classes, example_input=example)
+
+
+def choose(data: st.DataObject, plan: Plan) -> Choice:
+    """One of all the ways to say where heads sit, that is a valid one for this network."""
+    example = data.draw(st.booleans(), "example_input") or has_cat(plan)
+    model = plan.model()
+    points = shortcut_points(model, plan.example(plan.sequence()) if example else None)
+    outputs = places(plan)
+    usable = [point.name for point in points if point.usable]
+    on_path = [point.name for point in points if point.on_path]
+    # A chain and its last part are one output, and take one head.
+    apart = {id(outputs[name]): name for name in data.draw(st.permutations(usable), "order")}
+    assume(apart)
+    names = data.draw(st.lists(st.sampled_from(list(apart.values())), min_size=1, unique=True))
+    ordered = tuple(name for name in usable if name in names)
+    ways = [(names, ordered), (lambda name, module: name in names, ordered)]
+    if len(names) == 1:
+        ways += [(names[0], ordered), (f"{names[0][:-1]}[{names[0][-1]}]", ordered)]
+    if on_path:
+        count = data.draw(st.integers(1, len(on_path)), "heads")
+        ways += [("stages", None), ("all", tuple(on_path)), (count, None)]
+    at, expected = data.draw(st.sampled_from(ways), "at")
+    return Choice(at, example, expected)
+
+
+def has_cat(plan: Plan) -> bool:
+    """Whether the modules do not tell all channels."""
+    return any(getattr(part, "cat", False) for part in plan.parts())
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the loss is made of the heads' logits.
+
+    Attributes:
+        schedule: λ over the epochs.
+        combine: "loss" or "logits".
+        per_step: Whether there is a loss of every time step.
+        criterion: The task loss.
+    """
+
+    schedule: EvolutionarySchedule
+    combine: str
+    per_step: bool
+    criterion: Callable[[Tensor, Tensor], Tensor]
+
+    def loss(self, model: nn.Module, weights: dict[str, float]) -> ShortcutLoss:
+        return ShortcutLoss(
+            model, self.criterion, copy.deepcopy(self.schedule), weights=weights,
+            combine=self.combine, per_step=self.per_step,
+        )  # fmt: skip
+
+    def total_by_hand(
+        self, main: Tensor, heads: dict[str, Tensor], weights: dict[str, float], y: Tensor
+    ) -> Tensor:
+        """The formula of the method, of logits [T, N, K]."""
+        if not self.per_step:
+            main = main.mean(0, keepdim=True)
+            heads = {name: logits.mean(0, keepdim=True) for name, logits in heads.items()}
+        if self.combine == "logits":
+            main = main + sum(weights[name] * logits for name, logits in heads.items())
+            return self._mean_loss(main, y)
+        terms = [weights[name] * self._mean_loss(logits, y) for name, logits in heads.items()]
+        return self._mean_loss(main, y) + sum(terms)
+
+    def _mean_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return torch.stack([self.criterion(step, y) for step in logits]).mean()
+
+
+def smoothed(logits: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(logits, y, label_smoothing=0.1)
+
+
+def squared(logits: Tensor, y: Tensor) -> Tensor:
+    return F.mse_loss(logits, F.one_hot(y, logits.shape[-1]).to(logits.dtype))
+
+
+schedules = st.builds(
+    EvolutionarySchedule,
+    st.integers(1, 4),
+    st.sampled_from(["linear", "cosine", "exponential", "step"]),
+    start=st.sampled_from([1.0, 0.3, 2.5]),
+    hold=st.sampled_from([0.0, 0.2]),
+    finish=st.sampled_from([1.0, 0.5]),
+)
+trainings = st.builds(
+    Training,
+    schedules,
+    st.sampled_from(["loss", "logits"]),
+    st.booleans(),
+    st.sampled_from([F.cross_entropy, smoothed, squared]),
+)
+
+
+def step(plan: Plan, model: nn.Module, loss: ShortcutLoss, seed: int, more: int = 0) -> Tensor:
+    """Forward, loss and backward of one batch, of `more` samples than planned."""
+    x = plan.sequence(seed, next(model.parameters()).dtype, more)
+    model.zero_grad()
+    outputs = plan.outputs(model, x)
+    total = loss(outputs if loss.per_step else outputs.mean(0), plan.target(more))
+    total.backward()
+    functional.reset_net(model)
+    return total.detach()
+
+
+def gradients(parameters: list[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+
+
+# ------------------------------------------------------------------- gradients, from the definition
+
+
+@drawn
+@given(plan=plans(cat=True), training=trainings, data=st.data())
+def test_gradients_are_those_of_a_network_computed_by_hand(plan, training, data):
+    """Over several epochs, as λ falls to 0 and the batch size changes."""
+    choice = choose(data, plan)
+    model = choice.wrap(plan, plan.model())
+    branches = shortcut_branches(model)
+    assert choice.names is None or tuple(branches) == choice.names
+    weights = {name: data.draw(st.sampled_from([1.0, 0.0, 0.5, 3.0]), name) for name in branches}
+    loss = training.loss(model, weights)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    for epoch in range(3):
+        more = data.draw(st.integers(0, 2), "more samples")
+        heads = {name: branch.head.linear for name, branch in branches.items()}
+        parameters = list(model.parameters())
+        x, y = plan.sequence(epoch, more=more), plan.target(more)
+        main, outputs = plan.by_hand(weights_of(model), x)
+        logits = {
+            name: F.linear(average_over_space(outputs[name]), head.weight, head.bias)
+            for name, head in heads.items()
+        }
+        coefficient = training.schedule(epoch)
+        due = training.total_by_hand(
+            main, logits, {name: coefficient * w for name, w in weights.items()}, y
+        )
+        due_gradients = torch.autograd.grad(due, parameters, materialize_grads=True)
+
+        total = step(plan, model, loss, epoch, more)
+
+        torch.testing.assert_close(total, due.detach())
+        torch.testing.assert_close(gradients(parameters), list(due_gradients))
+        optimizer.step()
+        loss.schedule.step()
+    event(f"heads: {len(branches)}")
+
+
+def average_over_space(x: Tensor) -> Tensor:
+    return x.flatten(3).mean(3) if x.ndim > 3 else x
+
+
+# ------------------------------------------------------------------------------- both step modes
+
+
+@drawn
+@given(plan=plans(both=True), training=trainings, data=st.data())
+def test_both_step_modes_compute_the_same(plan, training, data):
+    choice = choose(data, plan)
+    results = []
+    for mode in ("m", "s"):
+        own = replace(plan, mode=mode)
+        model = choice.wrap(own, own.model())
+        for module in model.modules():  # its statistics differ: of all time steps, or of each
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        loss = training.loss(model, {})
+        outputs = own.outputs(model, own.sequence())
+        logits = shortcut_logits(model)
+        total = loss(outputs if loss.per_step else outputs.mean(0), own.target())
+        total.backward()
+        results.append((total.detach(), outputs.detach(), values(logits), gradients_of(model)))
+    torch.testing.assert_close(*results)
+
+
+def values(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def gradients_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+# ------------------------------------------------------------------------- wrapping and removing
+
+
+def snapshot(model: nn.Module) -> dict[str, Any]:
+    """What wrapping must leave as it is."""
+    modules = [(name, m) for name, m in model.named_modules() if "shortcut_head" not in name]
+    return {
+        "rng": [
+            torch.get_rng_state().numpy().tobytes(),
+            pickle.dumps(np.random.get_state()),
+            pickle.dumps(random.getstate()),
+        ],
+        "tensors": [(name, id(t), t.dtype, bytes_of(t)) for name, t in weights_of(model).items()],
+        "frozen": [
+            (name, p.requires_grad)
+            for name, p in model.named_parameters()
+            if "shortcut_head" not in name
+        ],
+        "modules": [(name, id(m), m.training) for name, m in modules],
+        "step modes": [(name, getattr(m, "step_mode", None)) for name, m in modules],
+        "memories": [
+            (name, key, bytes_of(value) if isinstance(value, Tensor) else value)
+            for name, m in modules
+            if isinstance(m, base.MemoryModule)
+            for key, value in m._memories.items()
+        ],
+    }
+
+
+def bytes_of(tensor: Tensor) -> bytes:
+    return tensor.detach().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def unsettle(data: st.DataObject, plan: Plan, model: nn.Module) -> None:
+    """Used before: memories of a forward pass, some layers frozen, some in eval mode."""
+    if data.draw(st.booleans(), "used"):
+        with torch.no_grad():
+            plan.outputs(model.eval(), plan.sequence(5, next(model.parameters()).dtype))
+        model.train()
+    chance = random.Random(data.draw(st.integers(0, 9), "chance"))
+    for module in model.modules():
+        module.training = chance.random() < 0.8
+    for parameter in model.parameters():
+        parameter.requires_grad = chance.random() < 0.8
+
+
+@drawn
+@given(plan=plans(cat=True), data=st.data(), dtype=st.sampled_from(DTYPES))
+def test_wrapping_adds_heads_and_nothing_else(plan, data, dtype):
+    choice = choose(data, plan)
+    model = plan.model(dtype=dtype)
+    fresh = pickle.dumps(model)
+    unsettle(data, plan, model)
+    before, text = snapshot(model), repr(model)
+
+    assert choice.wrap(plan, model) is model
+    assert snapshot(model) == before
+    for name, branch in shortcut_branches(model).items():
+        assert {p.dtype for p in branch.parameters()} == {dtype}
+        assert {m.training for m in branch.modules()} == {model.get_submodule(name).training}
+    assert remove_shortcuts(model) is model
+    assert snapshot(model) == before
+    assert repr(model) == text
+
+    for module in model.modules():
+        module.training = True
+    for parameter in model.parameters():
+        parameter.requires_grad = True
+    functional.reset_net(model)
+    same = pickle.dumps(model) == fresh  # on a line of its own, or pytest would print both
+    assert same
+
+
+@drawn
+@given(plan=plans(cat=True), data=st.data(), dtype=st.sampled_from(DTYPES))
+def test_outputs_are_bit_for_bit_those_of_the_bare_model(plan, data, dtype):
+    choice = choose(data, plan)
+    bare, wrapped = plan.model(dtype=dtype), choice.wrap(plan, plan.model(dtype=dtype))
+    for seed, training in enumerate((True, False, True)):
+        x = plan.sequence(seed, dtype)
+        results = []
+        for model in (bare, wrapped):
+            results.append(plan.outputs(model.train(training), x).detach())
+            functional.reset_net(model)
+        assert torch.equal(*results)
+    assert torch.equal(torch.cat(buffers(bare)), torch.cat(buffers(wrapped)))
+
+
+def buffers(model: nn.Module) -> list[Tensor]:
+    return [torch.zeros(1), *(buffer.flatten().float() for buffer in model.buffers())]
+
+
+# --------------------------------------------------------------------------------------- training
+
+
+OPTIMIZERS = [
+    lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-3),
+    lambda parameters: torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.1),
+]
+
+
+@drawn
+@given(
+    plan=plans(cat=True),
+    training=trainings,
+    data=st.data(),
+    dtype=st.sampled_from(DTYPES),
+    optimizer=st.sampled_from(OPTIMIZERS),
+)
+def test_once_the_coefficient_is_zero_training_is_that_of_the_bare_model(
+    plan, training, data, dtype, optimizer
+):
+    """Bit for bit, from where λ fell to 0 to the model that remains when the heads are gone."""
+    choice = choose(data, plan)
+    model = choice.wrap(plan, plan.model(dtype=dtype))
+    loss = training.loss(model, {})
+    first = optimizer(model.parameters())
+    while loss.schedule.coefficient > 0:
+        step(plan, model, loss, seed=int(loss.schedule.last_epoch))
+        first.step()
+        loss.schedule.step()
+    before = copy.deepcopy(model)
+    twin = remove_shortcuts(before)
+
+    second, bare = optimizer(model.parameters()), optimizer(twin.parameters())
+    for seed in range(10, 12):
+        step(plan, model, loss, seed)
+        second.step()
+        plain_step(plan, twin, training, seed)
+        bare.step()
+
+    trained = pickle.dumps(remove_shortcuts(model).state_dict())
+    same = trained == pickle.dumps(twin.state_dict())
+    assert same
+    fresh = plan.model(seed=7, dtype=dtype)
+    fresh.load_state_dict(model.state_dict(), strict=True)
+    outputs = [evaluated(plan, net) for net in (model, twin, fresh)]
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+    assert not has_shortcuts(model)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def plain_step(plan: Plan, model: nn.Module, training: Training, seed: int) -> None:
+    model.zero_grad()
+    outputs = plan.outputs(model, plan.sequence(seed, next(model.parameters()).dtype))
+    if training.per_step:
+        terms = [training.criterion(logits, plan.target()) for logits in outputs]
+        total = torch.stack(terms).mean(0)
+    else:
+        total = training.criterion(outputs.mean(0), plan.target())
+    total.backward()
+    functional.reset_net(model)
+
+
+def evaluated(plan: Plan, model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        outputs = plan.outputs(model.eval(), plan.sequence(3, next(model.parameters()).dtype))
+    functional.reset_net(model)
+    return outputs
+
+
+@drawn
+@given(plan=plans(cat=True), training=trainings, data=st.data())
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_a_copy_in_the_middle_of_training_goes_on_as_the_original(copied, plan, training, data):
+    choice = choose(data, plan)
+    model = choice.wrap(plan, plan.model())
+    loss = training.loss(model, {})
+    step(plan, model, loss, seed=0)
+    loss.schedule.step()
+    twin, twin_loss = copied((model, loss))
+    assert torch.equal(step(plan, model, loss, seed=1), step(plan, twin, twin_loss, seed=1))
+    assert list(gradients_of(model)) == list(gradients_of(twin))
+    for own, other in zip(gradients(list(model.parameters())),
+                          gradients(list(twin.parameters())), strict=True):  # fmt: skip
+        assert torch.equal(own, other)
+
+
+# ------------------------------------------------------------------------- what is told of points
+
+
+UNKNOWN = "channels unknown from the modules: pass example_input="
+OUTPUT = "the model's output itself"
+
+
+@drawn
+@given(plan=plans(), data=st.data())
+def test_points_are_the_places_computed_by_hand(plan, data):
+    """Without an example, a place may be unknown, but nothing told of it may be wrong."""
+    outputs = places(plan)
+    model = plan.model()
+    before = pickle.dumps(model)
+    blind = {point.name: point for point in shortcut_points(model)}
+    seen = {p.name: p for p in shortcut_points(model, plan.example(plan.sequence()))}
+    assert set(blind) == set(seen) == set(outputs) - {""}
+    for name, output in outputs.items():
+        if not name:
+            continue
+        assert seen[name].usable or seen[name].reason == OUTPUT, seen[name]
+        assert seen[name].channels == output.shape[2]
+        assert blind[name].usable or blind[name].reason in (UNKNOWN, OUTPUT), blind[name]
+        assert blind[name].channels in (None, output.shape[2])
+    same = pickle.dumps(model) == before
+    assert same
+
+
+@drawn
+@given(plan=plans(), data=st.data())
+def test_a_head_for_every_place_has_its_own_gradient(plan, data):
+    """Every usable point at once, as far as outputs differ; each head learns from its own."""
+    model = plan.model()
+    outputs = places(plan)
+    usable = [point.name for point in shortcut_points(model) if point.usable]
+    apart = {id(outputs[name]): name for name in usable}
+    assume(apart)
+    wrap_with_shortcuts(model, list(apart.values()))
+    loss = ShortcutLoss(model, F.cross_entropy)
+    step(plan, model, loss, seed=1)
+    assert set(shortcut_branches(model)) == set(apart.values())
+    for parameter in shortcut_parameters(model):
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
+
+
+# ------------------------------------------------------------------ what drawn networks have found
+
+
+@pytest.mark.parametrize("per_step", [False, True])
+def test_a_block_that_begins_with_a_recurrent_container_keeps_its_step_mode(per_step):
+    """It once went by the neuron inside, which the container calls step by step."""
+    recurrent = Fire("LIFNode", channels=2, recurrent=True)
+    block = Residual(Chain((recurrent, Weigh(2, 2, 0), Fire("LIFNode"))))
+    plan = Plan(
+        Chain((Weigh(5, 2, 0), block, Weigh(2, 3, 0))), "m", T=2, N=2, shape=(5,), classes=3
+    )
+    model = wrap_with_shortcuts(plan.model(), at="1")
+    output = places(plan)["1"]
+    head = shortcut_branches(model)["1"].head.linear
+    loss = ShortcutLoss(model, F.cross_entropy, per_step=per_step)
+    step(plan, model, loss, seed=1)
+    plan.outputs(model, plan.sequence())
+    logits = shortcut_logits(model)["1"]
+    torch.testing.assert_close(logits, F.linear(output.mean(0), head.weight, head.bias))

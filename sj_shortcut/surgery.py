@@ -23,6 +23,7 @@ from sj_shortcut.backend import forget_reset_cache, set_backend
 from sj_shortcut.heads import HeadFactory, ShortcutBranch, ShortcutHead
 from sj_shortcut.points import At, ShortcutPoint, choose_points, shortcut_points
 from sj_shortcut.probe import untouched_rng
+from sj_shortcut.sharding import is_sharded, lost_its_weights
 from sj_shortcut.survey import find_clock, find_loop, last_child, step_mode_of
 
 CHILD = "shortcut_head"
@@ -275,6 +276,7 @@ def _join(
         _check_not_overwritten(branch)
         branch.joined = True
         if branch.total.requires_grad:
+            _check_not_resharded(model, path, branch)
             logits.append(branch.total)
     return _hang_on(output, logits, num_classes) if logits else None
 
@@ -353,6 +355,16 @@ def _check_not_overwritten(branch: ShortcutBranch) -> None:
         )
 
 
+def _check_not_resharded(model: nn.Module, path: str, branch: ShortcutBranch) -> None:
+    if not torch.compiler.is_compiling() and lost_its_weights(model, path):
+        raise RuntimeError(
+            f"the weights of the shortcut head at '{branch.name}' are sharded together with a "
+            "module around it, which gave them back after its forward pass, before the head's "
+            "backward pass. Shard every head by itself first: for branch in "
+            "shortcut_branches(model).values(): fully_shard(branch)."
+        )
+
+
 def _warn_of_two_forwards(name: str) -> None:
     warnings.warn(
         f"a second training forward ran before a ShortcutLoss used the logits of the first: those "
@@ -383,6 +395,12 @@ def _check_wrappable(model: nn.Module) -> None:
             raise TypeError(
                 f"{kind} cannot be wrapped: {where} is compiled already. Call wrap_with_shortcuts "
                 "first, then compile."
+            )
+        if is_sharded(module):
+            where = f"its submodule '{name}'" if name else "it"
+            raise TypeError(
+                f"{kind} cannot be wrapped: {where} is sharded by FSDP already, and the heads "
+                "would not be. Call wrap_with_shortcuts first, then shard."
             )
         if isinstance(module, ShortcutBranch) or has_shortcuts(module):
             where = f"its submodule '{name}'" if name and has_shortcuts(module) else "it"

@@ -1,0 +1,35 @@
+"""What `fully_shard` (FSDP2) does to shortcut heads."""
+
+from __future__ import annotations
+
+import sys
+
+from torch import nn
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP, of either generation, manages the parameters of a module as one group."""
+    # Where it was never imported nothing is sharded, and importing it takes a while.
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(module, (fsdp.FSDPModule, fsdp.FullyShardedDataParallel))
+
+
+def lost_its_weights(root: nn.Module, path: str) -> bool:
+    """Whether a head's weights are gone from this process before its backward pass.
+
+    A group gathers its weights again when a gradient reaches the output of its module. A head's
+    logits leave the model on another way, so a head in the group of a module around it would run
+    backward too early. In a group of its own its logits are the output.
+
+    Args:
+        root: The wrapped model, after its forward pass.
+        path: Dotted path of the branch.
+    """
+    branch = root.get_submodule(path)
+    # Between forward and backward the parameters of such a group are DTensors.
+    if all(type(parameter) is nn.Parameter for parameter in branch.parameters()):
+        return False
+    if any(is_sharded(module) for module in branch.modules()):
+        return False
+    names = path.split(".")
+    return any(is_sharded(root.get_submodule(".".join(names[:i]))) for i in range(len(names)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -204,6 +203,7 @@ def _average(x: Tensor, *axes: Sequence[int]) -> Tensor:
     total, count = x, 1
     for group in axes:
         if group:  # a sum over no axis would be one over all
-            count *= math.prod(total.shape[axis] for axis in group)
+            for axis in group:
+                count *= total.shape[axis]
             total = total.sum(tuple(group), dtype=wide)
     return x if total is x else (total / count).to(x.dtype)

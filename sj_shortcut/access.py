@@ -158,5 +158,6 @@ def why_no_logits(branch: ShortcutBranch) -> str:
         f"the shortcut head at '{branch.name}' has no logits: its point was not reached by a "
         "forward pass since the last reset_net. Heads run in training mode with gradients on (in "
         "eval mode inside shortcuts_enabled(model)); what calls a module's forward around its "
-        "hooks, such as SpikingJelly's memopt or to_functional_forward, leaves them out."
+        "hooks leaves them out, such as SpikingJelly's to_functional_forward, and its memopt if it "
+        "came after wrap_with_shortcuts."
     )

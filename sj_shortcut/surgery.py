@@ -226,7 +226,8 @@ def _feed(module: nn.Module, args: Any, output: Any, *, home: str, clock: str | 
     if branch.total is not None and not branch.joined and branch.loop is None:
         raise RuntimeError(
             f"'{branch.name}' was called twice in one forward pass: a shared module has no one "
-            "depth. Choose another point with at=."
+            "depth. Choose another point with at=. Where SpikingJelly's memopt calls it once a "
+            "chunk, use memopt first and wrap_with_shortcuts after it."
         )
     branch.keep(logits)
     if not torch.compiler.is_compiling():

@@ -630,8 +630,9 @@ def test_logits_before_any_forward():
     text = (
         "the shortcut head at 'layer1.1' has no logits: its point was not reached by a forward "
         "pass since the last reset_net. Heads run in training mode with gradients on (in eval mode "
-        "inside shortcuts_enabled(model)); what calls a module's forward around its hooks, such as "
-        "SpikingJelly's memopt or to_functional_forward, leaves them out."
+        "inside shortcuts_enabled(model)); what calls a module's forward around its hooks leaves "
+        "them out, such as SpikingJelly's to_functional_forward, and its memopt if it came after "
+        "wrap_with_shortcuts."
     )
     refuse(lambda: shortcut_logits(model), RuntimeError, text, model)
 
@@ -677,7 +678,8 @@ BAD_FORWARDS: dict[str, tuple[Callable[[], nn.Module], type[Exception], str]] = 
         lambda: wrap_with_shortcuts(CalledTwice(), "layer1.1"),
         RuntimeError,
         "'layer1.1' was called twice in one forward pass: a shared module has no one depth. Choose "
-        "another point with at=.",
+        "another point with at=. Where SpikingJelly's memopt calls it once a chunk, use memopt "
+        "first and wrap_with_shortcuts after it.",
     ),
     "head with too many classes": (
         lambda: wrap_with_shortcuts(Net(), head=lambda channels, k: ShortcutHead(channels, k + 1)),

@@ -1,4 +1,4 @@
-"""That the study of costs runs; what it found is in analysis/results/overhead."""
+"""That the study of what recording costs runs; what it found is in analysis/results/overhead."""
 
 import sys
 from pathlib import Path
@@ -7,13 +7,15 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "analysis"))
 
-import overhead
+import overhead_recording
 
 
 def test_quick(tmp_path: Path, capsys) -> None:
-    table = overhead.main(["--quick", "--rounds", "2", "--steps", "1", "--out", str(tmp_path)])
+    table = overhead_recording.main(
+        ["--quick", "--rounds", "2", "--steps", "1", "--out", str(tmp_path)]
+    )
     written = pd.read_csv(tmp_path / "recording_cpu.csv")
-    assert written.variant.tolist() == table.variant.tolist() == list(overhead.VARIANTS)
+    assert written.variant.tolist() == table.variant.tolist() == list(overhead_recording.VARIANTS)
     assert (table[["ms", "ratio"]] > 0).all(axis=None)
     assert "everything" in capsys.readouterr().out
     growth = table.set_index("variant").MiB_per_step

@@ -1,0 +1,269 @@
+"""The page of the study of costs, from its tables alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+from overhead_attempts import RUNS
+from overhead_cases import AGAIN, BEFORE, DEFAULT
+
+WRAP_AIM_MS = 10.0
+
+HEAD = """# What shortcut heads cost
+
+Written by `analysis/overhead.py` from the tables beside it; do not edit.
+
+{made_by}
+
+A step is forward pass, loss and backward pass. The ways of doing it are taken in turn, in an order
+drawn anew each round, in one process of one thread{clock}; a time is divided by that of the bare
+model in the same round. Given is the median of these ratios with its 95 % bootstrap interval in
+brackets. Where an aim lay within the interval, rounds were added up to a limit. Heads go into the
+model before their step and out after it, so that bare and wrapped are the same object with the
+same weights. "{again}" is the bare model measured twice: how far from 1 a ratio of equals
+comes out.
+
+Memory is the most that PyTorch held in tensors at once: model, batch, and on the CPU the running
+sum of every allocation and release of the step{memory}. It is exact; ratios of 1.000 are rounded.
+"""
+
+QUESTIONS = {
+    "models": "Models",
+    "time steps": "Time steps",
+    "depth": "Depth, and time to wrap",
+    "eval": "Eval mode",
+    "removed": "After `remove_shortcuts`",
+    "single-step": "Step mode 's'",
+    "by hand": "Heads made by hand",
+    "compiled": "`torch.compile`",
+}
+
+WORDS = {
+    "models": """Default heads sit at the end of each stage. "{before}" gives the default head what
+every other head gets, the average over time, so that it averages over space afterwards: see
+"before and after".""",
+    "time steps": "The same batch for longer: the head's share should not grow.",
+    "depth": "16 channels, a head for every three layers.",
+    "eval": "Inference without gradients; the heads are in the model and do not run.",
+    "removed": """A model that had heads for one training step, against one that never had. Before
+measuring, both were found to have the same modules, hooks, attributes and keys.""",
+    "single-step": "One call of the model a time step; the heads run at each.",
+    "by hand": """At the same points as the default heads: on forward hooks that keep the tapped
+output, a linear head at every time step; torchvision's `create_feature_extractor`, told to leave
+SpikingJelly's modules whole, with the default head's formula; on hooks, a head of convolution,
+batch norm and spiking neurons at every time step before average and linear layer, as we read the
+authors' earlier work. The last rows divide our time by theirs: below 1, ours is faster.""",
+    "compiled": "`dynamic=False`; the loss is not compiled. Graph breaks are counted by Dynamo.",
+}
+
+
+def write_page(tables: Mapping[str, pd.DataFrame], attempts: pd.DataFrame, made_by: str) -> str:
+    """Markdown of everything there are rows for, one part a device."""
+    parts = [
+        HEAD.format(
+            made_by=made_by,
+            again=AGAIN,
+            clock=" (on the CPU its processor time)",
+            memory="",
+        )
+    ]
+    for kind, table in tables.items():
+        where = ", ".join(dict.fromkeys(table["device"]))
+        parts.append(
+            f"# On {'the CPU' if kind == 'cpu' else where}\n\n![Costs](heads_{kind}.png)\n"
+        )
+        parts.append("## Aims\n\n" + markdown(aims(table)))
+        for group, title in QUESTIONS.items():
+            rows = table[table["group"] == group]
+            if len(rows):
+                words = WORDS[group].format(before=BEFORE)
+                parts.append(f"## {title}\n\n{words}\n\n{markdown(details(rows))}")
+        parts.append(before_and_after(table))
+    parts.append(where_it_runs(attempts))
+    return "\n".join(part for part in parts if part)
+
+
+# Aims.
+
+
+def aims(table: pd.DataFrame) -> pd.DataFrame:
+    """Every aim of the study, what came out, and whether that meets it."""
+    rows = []
+    for _, row in table.iterrows():
+        if pd.notna(row["aim"]):
+            rows.append((_label(row), f"time ≤ {row['aim']:.2f}", _ratio(row), _verdict(row)))
+        if pd.notna(row["memory_aim"]):
+            met = round(row["memory_ratio"], 4) <= row["memory_aim"]
+            ratio = f"{row['memory_ratio']:.4f}"
+            rows.append((_label(row), f"memory ≤ {row['memory_aim']:.2f}", ratio, _yes(met)))
+    rows += [*_growth(table), *_linear(table), *_wrapping(table), *_breaks(table)]
+    return pd.DataFrame(rows, columns=["case", "aim", "measured", "met"])
+
+
+def _verdict(row: pd.Series) -> str:
+    if row["aim"] == 1.0:  # of equals, half come out above
+        return _yes(row["ratio_low"] <= 1.0)
+    if row["ratio_high"] <= row["aim"] or row["ratio_low"] > row["aim"]:
+        return _yes(row["ratio"] <= row["aim"])
+    return f"{_yes(row['ratio'] <= row['aim'])}, but within noise"
+
+
+def _growth(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    rows = table[(table["group"] == "time steps") & (table["way"] == DEFAULT)].sort_values("T")
+    if len(rows) < 2:
+        return []
+    grows = [
+        f"{one['ratio']:.3f} at T={one['T']}, {other['ratio']:.3f} at T={other['T']}"
+        for (_, one), (_, other) in zip(list(rows.iterrows()), list(rows.iterrows())[1:])
+        if other["ratio_low"] > one["ratio_high"]
+    ]
+    ends = rows.iloc[[0, -1]]
+    came = "; ".join(grows) or " to ".join(f"{_ratio(row)}" for _, row in ends.iterrows())
+    name = f"{rows['net'].iloc[0]}, T = {ends['T'].iloc[0]} to {ends['T'].iloc[1]}"
+    return [(name, "the ratio does not grow with T", came, _yes(not grows))]
+
+
+def _linear(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    rows = table[(table["group"] == "depth") & (table["heads"] > 0)].sort_values("heads")
+    if len(rows) < 2:
+        return []
+    cost, low, high = (rows[f"extra_{key}"] / rows["heads"] for key in ("ms", "low", "high"))
+    came = ", ".join(f"{value:.2f}" for value in cost)
+    grew = low.iloc[-1] > high.iloc[:-1].max()
+    return [("depth", "cost linear in heads", f"{came} ms a head", _yes(not grew))]
+
+
+def _wrapping(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    rows = table[table["wrap_ms"].notna()]
+    if rows.empty:
+        return []
+    worst = rows.loc[rows["wrap_ms"].idxmax()]
+    came = f"at most {worst['wrap_ms']:.2f} ms ({_label(worst)})"
+    met = _yes(worst["wrap_ms"] <= WRAP_AIM_MS)
+    return [("all", f"wrapping ≤ {WRAP_AIM_MS:.0f} ms a head", came, met)]
+
+
+def _breaks(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    rows = table[table["group"] == "compiled"]
+    found = []
+    for net, own in rows.groupby("net", sort=False):
+        breaks = own["graph_breaks"].astype(int)
+        met = _yes(breaks.max() <= breaks.iloc[0])
+        found.append((f"{net}, compiled", "no extra graph break", f"{breaks.max()}", met))
+    return found
+
+
+# Tables.
+
+
+def details(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one question, as a reader wants them."""
+    rows = rows[rows["way"] != "bare"]
+    reference = rows["reference"].where(rows["reference"] != "bare", "")
+    against = [f" to {name}" if name else "" for name in reference]
+    shown = pd.DataFrame(
+        {
+            "network": rows["net"],
+            "T": rows["T"],
+            "N": rows["batch"],
+            "way": [way + more for way, more in zip(rows["way"], against, strict=True)],
+            "heads": [_integer(heads) for heads in rows["heads"]],
+            "time": [_ratio(row) for _, row in rows.iterrows()],
+            "added, ms": rows["extra_ms"].map("{:.2f}".format),
+            "step, ms": rows["ms"].map("{:.0f}".format),
+            "rounds": rows["rounds"],
+            "memory": rows["memory_ratio"].map("{:.4f}".format),
+            "MiB": rows["MiB"].map("{:.1f}".format),
+            "wrapping, ms a head": [_number(value) for value in rows["wrap_ms"]],
+            "graph breaks": [_integer(value) for value in rows["graph_breaks"]],
+        }
+    )
+    return shown.loc[:, [(shown[column] != "").any() for column in shown]]
+
+
+def before_and_after(table: pd.DataFrame) -> str:
+    """What averaging over space first changed."""
+    rows = table[table["way"].isin([BEFORE, DEFAULT]) & (table["group"] == "models")]
+    rows = rows[rows["net"].isin(rows[rows["way"] == BEFORE]["net"])]
+    if rows.empty:
+        return ""
+    before, after = (rows[rows["way"] == way].set_index("net") for way in (BEFORE, DEFAULT))
+    shown = pd.DataFrame(
+        {
+            "network": after.index,
+            "before": [_ratio(row) for _, row in before.iterrows()],
+            "after": [_ratio(row) for _, row in after.iterrows()],
+            "added before, ms": before["extra_ms"].map("{:.2f}".format).to_numpy(),
+            "added after, ms": after["extra_ms"].map("{:.2f}".format).to_numpy(),
+        }
+    )
+    return f"## Before and after\n\n{BEFORE_AND_AFTER}\n\n{markdown(shown)}"
+
+
+BEFORE_AND_AFTER = """Profiling showed most of a head's time in the average over time, which came
+first: it adds up maps far apart in memory and writes one of the features' size divided by T. Average
+and linear layer commute, so the default head now averages over space first, in one pass that
+writes almost nothing. It also lost two quotients and a check of the head's modules. What remains
+is about half the sums, half a dozen small kernels a head, and, where a layer that merges time and
+batch follows the point, autograd's sum of the two gradients that meet there, which makes a tensor
+of the features' size."""
+
+
+def where_it_runs(attempts: pd.DataFrame) -> str:
+    """What could not run, with the error."""
+    failed = attempts[attempts["outcome"] != RUNS]
+    counts = attempts.assign(ran=attempts["outcome"] == RUNS).groupby("way", sort=False)["ran"]
+    shown = pd.DataFrame(
+        [(way, f"{ran.sum()} of {len(ran)}") for way, ran in counts], columns=["way", "runs"]
+    )
+    grouped = failed.groupby(["way", "outcome"], sort=False)
+    errors = pd.DataFrame(
+        [
+            (way, ", ".join(dict.fromkeys(rows["net"])), _settings(rows), f"`{outcome}`")
+            for (way, outcome), rows in grouped
+        ],
+        columns=["way", "networks", "settings", "error"],
+    )
+    return (
+        "# Where each can run at all\n\n"
+        "A training step in step modes 'm' and 's', and a forward pass compiled with "
+        "`fullgraph=True`, tried with each network.\n\n"
+        f"{markdown(shown)}\n{markdown(errors) if len(errors) else ''}"
+    )
+
+
+def _settings(rows: pd.DataFrame) -> str:
+    pairs = [
+        setting if setting == "torch.compile" else f"{setting} in '{mode}'"
+        for setting, mode in zip(rows["setting"], rows["mode"], strict=True)
+    ]
+    return ", ".join(dict.fromkeys(pairs))
+
+
+def _label(row: pd.Series) -> str:
+    mode = ", step mode 's'" if row["mode"] == "s" else ""
+    compiled = ", compiled" if row["group"] == "compiled" else ""
+    against = f" to {row['reference']}" if row["reference"] != "bare" else ""
+    return f"{row['net']}{mode}{compiled}: {row['way']}{against}"
+
+
+def _ratio(row: pd.Series) -> str:
+    return f"{row['ratio']:.3f} [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}]"
+
+
+def _yes(met: bool) -> str:
+    return "yes" if met else "**no**"
+
+
+def _integer(value: float) -> str:
+    return "" if pd.isna(value) else str(int(value))
+
+
+def _number(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.2f}"
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).to_numpy()]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

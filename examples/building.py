@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from sj_shortcut import (
     ConstantSchedule,
     EvolutionarySchedule,
+    HandoverSchedule,
     ShortcutLoss,
     ShortcutSchedule,
     set_backend,
@@ -170,6 +171,8 @@ def add_method(args: argparse.Namespace, model: nn.Module, example: Tensor, clas
 def make_schedule(args: argparse.Namespace) -> ShortcutSchedule:
     if args.method == "shortcut":
         return ConstantSchedule(args.lambda_start)
+    if args.method == "handover":
+        return HandoverSchedule(args.lambda_start)
     try:
         return EvolutionarySchedule(
             args.epochs, args.schedule, start=args.lambda_start, end=args.lambda_end,

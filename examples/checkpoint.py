@@ -148,3 +148,23 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+def merge(schedules: list[dict[str, Any]]) -> dict[str, Any]:
+    """One state of a schedule: what each process saw of an unfinished epoch is added up."""
+    first, *others = schedules
+    if "sums" not in first:
+        return first
+    merged = {**first, "sums": dict(first["sums"])}
+    for other in others:
+        merged["batches"] += other["batches"]
+        for name, value in other["sums"].items():
+            merged["sums"][name] = merged["sums"].get(name, 0.0) + value
+    return merged
+
+
+def share(schedule: dict[str, Any], rank: int) -> dict[str, Any]:
+    """What a process goes on with: process 0 with all that was seen, whoever saw it."""
+    if rank and "sums" in schedule:
+        return {**schedule, "sums": {}, "batches": 0}
+    return schedule

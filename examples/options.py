@@ -15,6 +15,7 @@ METHOD_FLAGS = {
     "vanilla": ("at", "combine", "schedule", "lambda_start", "lambda_end", "hold", "finish"),
     "shortcut": ("schedule", "lambda_end", "hold", "finish"),
     "evolutionary": (),
+    "handover": ("combine", "schedule", "lambda_end", "hold", "finish"),
 }
 
 
@@ -226,7 +227,7 @@ def add_method_flags(parser: Parser) -> None:
         choices=tuple(METHOD_FLAGS),
         default="evolutionary",
         help="vanilla: no heads; shortcut: heads at a constant λ; evolutionary: λ falls as "
-        "training goes on (default: %(default)s)",
+        "training goes on; handover: λ of each head follows its loss (default: %(default)s)",
     )
     add(
         "--at",

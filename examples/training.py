@@ -259,10 +259,15 @@ def stopped(run: Run, stop: Stop) -> int:
 def save(run: Run, best: bool = False) -> None:
     """Write last.pt, from process 0, with what all processes have to say."""
     rng = run.world.gather(checkpoint.rng_state())
-    run.world.alone(lambda: checkpoint.save(run.folder, state_of(run, rng), best))
+    schedule = None
+    if run.has_heads:
+        schedule = checkpoint.merge(run.world.gather(run.criterion.schedule.state_dict()))
+    run.world.alone(lambda: checkpoint.save(run.folder, state_of(run, rng, schedule), best))
 
 
-def state_of(run: Run, rng: list[dict[str, Any]]) -> dict[str, Any]:
+def state_of(
+    run: Run, rng: list[dict[str, Any]], schedule: dict[str, Any] | None
+) -> dict[str, Any]:
     return {
         "script": run.script,
         "settings": {k: v for k, v in vars(run.args).items() if k not in ("resume", "debug")},
@@ -272,7 +277,7 @@ def state_of(run: Run, rng: list[dict[str, Any]]) -> dict[str, Any]:
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "lr": {k: v for k, v in run.lr.state_dict().items() if k != "lr_lambdas"},
-        "schedule": run.criterion.schedule.state_dict() if run.has_heads else None,
+        "schedule": schedule,
         "scaler": run.scaler.state_dict(),
         "rng": rng,
     }
@@ -292,7 +297,8 @@ def restore(run: Run) -> None:
     run.optimizer.load_state_dict(state["optimizer"])
     run.lr.load_state_dict({**state["lr"], "lr_lambdas": [None]})
     if run.has_heads:
-        run.criterion.schedule.load_state_dict(state["schedule"])
+        schedule = checkpoint.share(state["schedule"], run.world.rank)
+        run.criterion.schedule.load_state_dict(schedule)
     run.scaler.load_state_dict(state["scaler"])
     run.position = Position(**state["position"])
     run.history = state["history"]

@@ -68,7 +68,6 @@ class HandoverSchedule(ShortcutSchedule):
 
     # Not in the state: tensors of batches not added to `sums` yet, so as not to wait for them.
     _waiting: tuple[tuple[str, ...], Tensor] | None = None
-    _device: torch.device | None = None
 
     def __call__(self, epoch: float) -> float:
         """Return λ at an epoch, the mean over heads; of epochs to come, the present one.
@@ -105,7 +104,6 @@ class HandoverSchedule(ShortcutSchedule):
         # in the middle of an epoch, which splits the sum, changes nothing.
         values = torch.stack([losses[name].detach().mean() for name in names])
         values = values.to(wide_dtype(values))
-        self._device = values.device
         self.batches += 1
         if self._waiting is not None and self._waiting[0] == names:
             self._waiting = (names, self._waiting[1] + values)
@@ -164,15 +162,17 @@ class HandoverSchedule(ShortcutSchedule):
         for name, value in zip(names, values.tolist(), strict=True):
             self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def _over_all_ranks(self) -> tuple[dict[str, float], float]:
+    def _over_all_ranks(self) -> tuple[dict[str, float], int]:
         alone = not (self.sync and dist.is_available() and dist.is_initialized())
         if alone or dist.get_world_size() == 1:
             return self.sums, self.batches
-        wide = wide_dtype(torch.empty(0, device=self._device))
-        values = torch.tensor([*self.sums.values(), self.batches], dtype=wide, device=self._device)
-        dist.all_reduce(values)
-        *sums, batches = values.tolist()
-        return dict(zip(self.sums, sums, strict=True)), batches
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, (self.sums, self.batches))
+        total: dict[str, float] = {}
+        for sums, _ in everyone:
+            for name, value in sums.items():
+                total[name] = total.get(name, 0.0) + value
+        return total, sum(batches for _, batches in everyone)
 
     def __repr__(self) -> str:
         return (

@@ -103,6 +103,7 @@ METHODS = [
     "--schedule step --step-mode s --surrogate rectangle",
     "--schedule exponential --combine logits --per-step --step-mode s --at 2,5",
     "--optimizer adamw --warmup-epochs 1 --amp bf16 --channels-last",
+    "--method handover --per-step --at 1",
     "--norm tdbn --crop --flip --cutout 3 --image-size 12",
     "--model resnet20 --width 4 --batch-size 50 --image-size 32",
     "--model resnet19 --width 4 --batch-size 50 --norm tdbn",

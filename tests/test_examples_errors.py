@@ -106,6 +106,7 @@ FLAGS = {
     "--lr -1": ("--lr",),
     "--decay 1": ("--decay", "below 1"),
     "--nonsense": ("--nonsense", "--help"),
+    "--method handover --combine logits": ("--combine has no effect with --method handover",),
     "--method nonsense": ("--method", "evolutionary"),
     "--model plane:18": ("--model plane:18", "No module named 'plane'"),
     "--model plain:3": ("plain:3", "at least 4"),

@@ -20,6 +20,8 @@ from examples_tools import (
 from PIL import Image
 
 RUN = [*TINY, "--epochs", "2", "--seed", "3", "--device", "cpu"]
+# λ is to be the same in all processes, though each sees only its part of the batches.
+HANDOVER = [*RUN, "--method", "handover", "--checkpoint-every", "3"]
 
 
 def pose_as(rank, port):
@@ -48,7 +50,7 @@ def run_pair(*args, log):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    succeed("train_cifar.py", *RUN, "--out", folder / "run", log=folder / "log")
+    succeed("train_cifar.py", *HANDOVER, "--out", folder / "run", log=folder / "log")
     return folder / "run"
 
 
@@ -61,7 +63,7 @@ def assert_close(one, other):
 
 def test_torchrun_trains_as_one_process_does(alone, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(EXAMPLES / "train_cifar.py"), *RUN]
+    command += ["--nproc-per-node", "2", str(EXAMPLES / "train_cifar.py"), *HANDOVER]
     command += ["--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
@@ -69,6 +71,8 @@ def test_torchrun_trains_as_one_process_does(alone, tmp_path):
     assert_close(alone, tmp_path / "run")
     one, other = (pd.read_csv(folder / "metrics.csv") for folder in (alone, tmp_path / "run"))
     pd.testing.assert_series_equal(one.loss, other.loss, rtol=1e-3)
+    pd.testing.assert_series_equal(one["lambda"], other["lambda"], rtol=1e-3)
+    assert one["lambda"].nunique() == 2
     for column in ("train_accuracy", "test_accuracy"):  # of 100 and 50 samples
         assert (one[column] - other[column]).abs().max() < 0.05
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
@@ -90,7 +94,7 @@ def kill_after_first_epoch():
 
 def test_two_processes_go_on_with_the_run_of_one_and_the_other_way_round(alone, tmp_path):
     script = Script(
-        "train_cifar.py", *RUN, "--out", tmp_path / "one", log=tmp_path / "log",
+        "train_cifar.py", *HANDOVER, "--out", tmp_path / "one", log=tmp_path / "log",
         before=kill_after_first_epoch,
     )  # fmt: skip
     assert script.wait().code == 9
@@ -99,10 +103,12 @@ def test_two_processes_go_on_with_the_run_of_one_and_the_other_way_round(alone, 
     assert "started with 1 processes, going on with 2" in done[0].out
     assert_close(alone, tmp_path / "one")
 
-    whole = run_pair(*RUN, "--out", tmp_path / "two", log=tmp_path / "pair")
+    whole = run_pair(*HANDOVER, "--out", tmp_path / "two", log=tmp_path / "pair")
     assert [d.code for d in whole] == [0, 0], whole[0].err + whole[1].err
     previous = tmp_path / "two" / "previous.pt"
-    assert torch.load(previous, weights_only=True)["position"]["epoch"] == 1
+    state = torch.load(previous, weights_only=True)
+    assert (state["position"]["epoch"], state["position"]["batch"]) == (1, 4)
+    assert state["schedule"]["batches"] == 8  # four of each process
     before = weights(tmp_path / "two")
     again = run_pair("--resume", previous, log=tmp_path / "pair")
     assert [d.code for d in again] == [0, 0], again[0].err + again[1].err

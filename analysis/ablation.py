@@ -100,10 +100,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         execute(todo, train, tables, args.workers, lambda run: run.work, describe, args.hours)
     if len(tables["runs"]):
         # Imported here, as the processes that train import this file too and draw nothing.
-        from ablation_report import draw_all, write_page
+        from ablation_figures import draw_all
+        from ablation_report import write_page
+        from ablation_statistics import labelled
 
-        figures = draw_all(tables.tables, args.out)
-        write(args.out / "RESULTS.md", write_page(tables.tables, figures, runs))
+        drawn_from = {**tables.tables, "runs": labelled(tables["runs"])}
+        figures = draw_all(drawn_from, args.out)
+        write(args.out / "RESULTS.md", write_page(drawn_from, figures, runs))
         print(f"figures and RESULTS.md are in {args.out}")
 
 

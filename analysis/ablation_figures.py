@@ -1,0 +1,325 @@
+"""The figures of the ablation study, from its tables alone; one function a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from ablation_statistics import differences, times_to_vanilla
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+Tables = Mapping[str, pd.DataFrame]
+DPI = 150
+
+# Colours that colour-blind eyes tell apart, and markers for print without colour.
+LOOKS = {
+    "vanilla": ("#D55E00", "s"),
+    "hold-linear": ("#0072B2", "o"),
+    "constant": ("#009E73", "^"),
+    "ratio-each": ("#CC79A7", "D"),
+    "ratio-squared": ("#E69F00", "v"),
+    "handover": ("#000000", "P"),
+}
+MAIN = tuple(LOOKS)
+CLOSER = ("digits plain 18 atan", "digits plain 30 atan")
+
+
+def draw_all(tables: Tables, folder: Path) -> dict[str, str]:
+    """Draw every figure there are rows for; file name → what it shows."""
+    drawn = {}
+    for draw in FIGURES:
+        figure = draw(tables)
+        if figure is not None:
+            name = f"{draw.__name__.removeprefix('figure_')}.png"
+            figure.savefig(folder / name, dpi=DPI)
+            plt.close(figure)
+            drawn[name] = " ".join((draw.__doc__ or "").split())
+    return drawn
+
+
+def panels(number: int, height: float = 2.9) -> tuple[Figure, list[Axes]]:
+    figure, axes = plt.subplots(
+        1, number, figsize=(8.0, height), layout="constrained", squeeze=False
+    )
+    for ax in axes.flat:
+        tidy(ax)
+    return figure, list(axes.flat)
+
+
+def tidy(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(color="0.92")
+    ax.set_axisbelow(True)
+
+
+def legend_above(figure: Figure, ax: Axes, columns: int = 6) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles,
+            labels,
+            loc="outside upper center",
+            ncols=columns,
+            frameon=False,
+            fontsize="small",
+        )
+
+
+def present(runs: pd.DataFrame) -> list[str]:
+    return [method for method in MAIN if method in set(runs["method"])]
+
+
+def figure_depth(tables: Tables) -> Figure | None:
+    """Test accuracy over the depth of plain networks, digits, ATan; mean and standard deviation
+    over seeds. The dotted line is chance."""
+    runs = tables["runs"].query("data == 'digits' and net == 'plain' and T == 2")
+    runs = runs.query("surrogate == 'atan'")
+    if runs["depth"].nunique() < 2:
+        return None
+    figure, (ax,) = panels(1, 3.4)
+    for method in present(runs):
+        rows = runs[(runs["method"] == method) & runs["usual"]].groupby("depth")["test_accuracy"]
+        colour, marker = LOOKS[method]
+        ax.errorbar(
+            rows.mean().index, rows.mean(), rows.std(), label=method,
+            color=colour, marker=marker, capsize=3,
+        )  # fmt: skip
+    ax.axhline(0.1, color="0.4", linestyle=":")
+    ax.set(xlabel="convolutional layers", ylabel="test accuracy", ylim=(0, 1.02))
+    ax.set_xscale("log", base=2)
+    ticks = sorted(runs["depth"].unique())
+    ax.set_xticks(ticks, list(map(str, ticks)))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    legend_above(figure, ax)
+    return figure
+
+
+def figure_gain(tables: Tables) -> Figure | None:
+    """Points of test accuracy that each method brings over vanilla at vanilla's best learning
+    rate, by setting: paired over seeds, with 95 % intervals."""
+    runs = tables["runs"]
+    methods = [method for method in present(runs) if method != "vanilla"]
+    table = differences(runs, methods, best_rate=True)
+    return dots(table, "points of test accuracy over vanilla") if len(table) else None
+
+
+def figure_rules(tables: Tables) -> Figure | None:
+    """Every method against a linear fall after half of the epochs (hold-linear), validation
+    accuracy; each dot is a setting, paired over seeds, the line their mean."""
+    runs = tables["runs"]
+    methods = [m for m in runs["method"].unique() if m not in ("vanilla", "hold-linear")]
+    table = differences(runs, methods, "hold-linear", "val_accuracy")
+    if table.empty:
+        return None
+    order = table.groupby("method")["difference"].mean().sort_values()
+    figure, (ax,) = panels(1, 0.9 + 0.24 * len(order))
+    settings = list(table["setting"].unique())
+    colours = plt.get_cmap("tab10")
+    for name, rows in table.groupby("setting", sort=False):
+        places = [order.index.get_loc(method) for method in rows["method"]]
+        colour = colours(settings.index(name) % 10)
+        ax.plot(100 * rows["difference"], places, "o", color=colour, label=name, alpha=0.8, ms=5)
+    ax.plot(100 * order, range(len(order)), "|", color="black", ms=14, label="mean")
+    ax.axvline(0, color="0.4", linestyle=":")
+    ax.set_yticks(range(len(order)), list(order.index), fontsize="small")
+    ax.set_xscale("symlog", linthresh=2)
+    ax.set_xlabel("points of validation accuracy over hold-linear")
+    legend_above(figure, ax, 4)
+    return figure
+
+
+def dots(table: pd.DataFrame, label: str) -> Figure:
+    """Differences with intervals: a row a setting, a mark a method."""
+    settings = list(table["setting"].unique())[::-1]
+    figure, (ax,) = panels(1, 1.0 + 0.34 * len(settings))
+    methods = list(table["method"].unique())
+    for i, method in enumerate(methods):
+        rows = table[table["method"] == method]
+        places = [settings.index(name) + 0.14 * (len(methods) / 2 - i) for name in rows["setting"]]
+        # A single seed has no interval.
+        half = (100 * (rows["high"] - rows["difference"])).fillna(0)
+        colour, marker = LOOKS[method]
+        ax.errorbar(
+            100 * rows["difference"], places, xerr=half, fmt=marker,
+            color=colour, label=method, ms=5, capsize=2,
+        )  # fmt: skip
+    ax.axvline(0, color="0.4", linestyle=":")
+    ax.set_yticks(range(len(settings)), settings, fontsize="small")
+    ax.set_xlabel(label)
+    legend_above(figure, ax)
+    return figure
+
+
+def figure_time(tables: Tables) -> Figure | None:
+    """Training time until vanilla's final validation accuracy, as a share of vanilla's whole
+    training; median over seeds. A bar that ends at the frame never got there."""
+    runs, history = tables["runs"], tables["history"]
+    methods = [method for method in present(runs) if method != "vanilla"]
+    found = {method: times_to_vanilla(runs, history, method) for method in methods}
+    found = {method: table for method, table in found.items() if len(table)}
+    if not found:
+        return None
+    settings = list(dict.fromkeys(name for table in found.values() for name in table["setting"]))
+    settings = settings[::-1]
+    figure, (ax,) = panels(1, 1.0 + 0.34 * len(settings))
+    wide = 0.8 / len(found)
+    for i, (method, table) in enumerate(found.items()):
+        places = [
+            settings.index(name) + wide * (len(found) / 2 - i - 0.5) for name in table["setting"]
+        ]
+        colour, _ = LOOKS[method]
+        ax.barh(places, table["share"].clip(upper=1.5), wide, color=colour, label=method)
+    ax.axvline(0.5, color="0.4", linestyle="--")
+    ax.axvline(1, color="0.4", linestyle=":")
+    ax.set_yticks(range(len(settings)), settings, fontsize="small")
+    ax.set(xlabel="share of vanilla's training time (dashed: the aim)", xlim=(0, 1.5))
+    legend_above(figure, ax)
+    return figure
+
+
+def figure_gradients(tables: Tables) -> Figure | None:
+    """First layer's gradient over the epochs: its norm over that of the last convolution (left),
+    and mean coherence of the first three layers (right). Plain, 30 layers, ATan, digits; mean over
+    seeds."""
+    runs = tables["runs"]
+    runs = runs[(runs["setting"] == CLOSER[1]) & runs["usual"]]
+    if runs.empty:
+        return None
+    joined = tables["gradients"].merge(runs[["run", "method"]], on="run")
+    figure, (left, right) = panels(2)
+    for method in present(runs):
+        rows = joined[joined["method"] == method]
+        norm = rows.pivot_table(index="epoch", columns="place", values="weight_grad_norm")
+        coherence = rows[rows["place"] != "last"].groupby("epoch")["coherence"].mean()
+        colour, marker = LOOKS[method]
+        look = {"color": colour, "marker": marker, "label": method}
+        left.plot(norm.index, norm["1"] / norm["last"], **look)
+        right.plot(coherence.index, coherence, **look)
+    left.set(xlabel="epoch", ylabel="gradient norm, first / last", yscale="log")
+    right.set(xlabel="epoch", ylabel="coherence")
+    legend_above(figure, right)
+    return figure
+
+
+def figure_heads(tables: Tables) -> Figure | None:
+    """Validation accuracy of each head (light: shallow, dark: deep) and of the output (black)
+    over the epochs: constant λ and hold-linear; plain, 18 layers, ATan, digits, seed 0."""
+    runs = tables["runs"]
+    runs = runs[(runs["setting"] == CLOSER[0]) & runs["usual"] & (runs["seed"] == 0)]
+    chosen = [m for m in ("constant", "hold-linear", "ratio-each") if m in set(runs["method"])]
+    if not chosen:
+        return None
+    figure, axes = panels(len(chosen))
+    for method, ax in zip(chosen, axes, strict=True):
+        run = runs.loc[runs["method"] == method, "run"].iloc[0]
+        heads = tables["heads"][tables["heads"]["run"] == run]
+        table = heads.pivot_table(index="epoch", columns="head", values="val_accuracy")
+        names = sorted(table.columns, key=int)
+        for i, name in enumerate(names):
+            shade = plt.get_cmap("Blues")(0.3 + 0.6 * i / max(1, len(names) - 1))
+            ax.plot(table.index, table[name], color=shade)
+        own = tables["history"][tables["history"]["run"] == run]
+        ax.plot(own["epoch"], own["val_accuracy"], color="black", linewidth=2)
+        ax.set(title=method, xlabel="epoch", ylim=(0, 1.02))
+        ax.yaxis.set_major_formatter(PercentFormatter(1))
+    axes[0].set_ylabel("validation accuracy")
+    return figure
+
+
+def figure_sensitivity(tables: Tables) -> Figure | None:
+    """Validation accuracy by learning rate (left), by where heads sit (middle) and by λ at first
+    (right), hold-linear; mean over seeds, one line a setting."""
+    runs = tables["runs"][~tables["runs"]["longer"]]
+    held = runs[runs["schedule"] == "hold-linear"].query("combine == 'loss' and not per_step")
+    figure, (rates, places, starts) = panels(3, 3.6)
+    order = ["stages", "every:6", "every:3", "all"]
+    colours = plt.get_cmap("tab10")
+    settings = list(runs.loc[runs["lr"] != 0.1, "setting"].unique())
+    for i, name in enumerate(settings):
+        look = {"color": colours(i), "marker": "o", "ms": 4}
+        rows = held[held["setting"] == name]
+        usual = rows[rows["usual"]]
+        basic = rows[(rows["at"] == "every:3") & (rows["start"] == 1)]
+        rates.plot(basic.groupby("lr")["val_accuracy"].mean(), label=name, **look)
+        vanilla = runs[(runs["setting"] == name) & (runs["method"] == "vanilla")]
+        rates.plot(vanilla.groupby("lr")["val_accuracy"].mean(), linestyle=":", **look)
+        by_place = usual[usual["start"] == 1].groupby("at")["val_accuracy"].mean()
+        places.plot(by_place.reindex([at for at in order if at in by_place.index]), **look)
+        by_start = usual[usual["at"] == "every:3"].groupby("start")["val_accuracy"].mean()
+        starts.plot(by_start, **look)
+    rates.set(xscale="log", xlabel="learning rate (dotted: vanilla)", ylabel="validation accuracy")
+    places.set_xlabel("heads at")
+    places.tick_params(axis="x", labelsize="small")
+    starts.set(xscale="log", xlabel="λ at first")
+    for ax in (rates, places, starts):
+        ax.yaxis.set_major_formatter(PercentFormatter(1))
+    legend_above(figure, rates, 3)
+    if not settings:
+        plt.close(figure)
+        return None
+    return figure
+
+
+def figure_firing(tables: Tables) -> Figure | None:
+    """Spikes of an inference, of the network handed back, over vanilla's; mean over seeds, whose
+    weights at first are the same. The band is the aim, within a tenth."""
+    runs = tables["runs"]
+    methods = [method for method in present(runs) if method != "vanilla"]
+    table = differences(runs, methods, value="spikes")
+    if table.empty:
+        return None
+    settings = list(table["setting"].unique())[::-1]
+    figure, (ax,) = panels(1, 1.0 + 0.3 * len(settings))
+    ax.axvspan(0, 1.1, color="0.93", zorder=0)
+    for method in methods:
+        rows = table[table["method"] == method]
+        colour, marker = LOOKS[method]
+        places = [settings.index(name) for name in rows["setting"]]
+        ax.plot(rows["mean"] / rows["base"], places, marker, color=colour, label=method)
+    ax.axvline(1, color="0.4", linestyle=":")
+    ax.set_yticks(range(len(settings)), settings, fontsize="small")
+    ax.set_xlabel("spikes of an inference / vanilla's")
+    ax.set_xlim(left=0)
+    legend_above(figure, ax)
+    return figure
+
+
+def figure_coefficients(tables: Tables) -> Figure | None:
+    """λ (mean over heads) that each rule chose, epoch by epoch; plain networks of 18 and 30
+    layers, ATan, digits, mean over seeds."""
+    runs = tables["runs"]
+    runs = runs[runs["usual"] & runs["setting"].isin(CLOSER)]
+    rules = [m for m in runs["method"].unique() if m not in ("vanilla", "constant")]
+    rules = [m for m in rules if "," not in m and m not in ("linear", "cosine", "exponential")]
+    if not rules:
+        return None
+    joined = tables["history"].merge(runs[["run", "method", "setting"]], on="run")
+    figure, axes = panels(2)
+    colours = plt.get_cmap("tab10")
+    for name, ax in zip(CLOSER, axes, strict=True):
+        for i, rule in enumerate(rules):
+            rows = joined[(joined["setting"] == name) & (joined["method"] == rule)]
+            if len(rows):
+                mean = rows.groupby("epoch")["coefficient"].mean()
+                ax.plot(mean.index, mean, color=colours(i % 10), label=rule)
+        ax.set(title=name, xlabel="epoch", ylim=(0, 1.05))
+    axes[0].set_ylabel("λ")
+    legend_above(figure, axes[0], 5)
+    return figure
+
+
+FIGURES: tuple[Callable[[Tables], Figure | None], ...] = (
+    figure_depth,
+    figure_gain,
+    figure_rules,
+    figure_time,
+    figure_gradients,
+    figure_heads,
+    figure_sensitivity,
+    figure_firing,
+    figure_coefficients,
+)

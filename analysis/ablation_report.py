@@ -1,0 +1,199 @@
+"""The page of the ablation study, from its tables alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from ablation_run import Run
+from ablation_statistics import (
+    best_rates,
+    differences,
+    foretold,
+    labelled,
+    times_to_vanilla,
+)
+
+Tables = Mapping[str, pd.DataFrame]
+
+HEAD = """# Do shortcuts help, where, and by how much?
+
+Written by `analysis/ablation.py` from the tables beside it; do not edit. `python
+analysis/ablation.py` goes on with what is missing and draws this page anew, `--report` only draws.
+"""
+
+HOW = """## How it was measured
+
+Networks for small images in three stages (16, 32 and 64 channels on digits, half as many on the
+other data): `plain` is convolution, batch norm and LIF, as often as the depth says; `resnet` and
+`sew` are 20 layers of SpikingJelly's basic blocks. LIF with τ = 2 and no decay of the input, T = 2
+(4 on N-MNIST) if not said otherwise. SGD with momentum 0.9, weight decay 1e-4, learning rate 0.1
+if not said otherwise, falling to 0 by a cosine; no augmentation.
+
+Data: digits (scikit-learn's 1,797, 8 x 8), N-MNIST (800 recordings for training, 100 for testing,
+as frames of 16 x 16), CIFAR-10 (3,000 images for training, 1,000 for testing, 16 x 16). A fifth of
+the training data of each class is for validation, and every choice rests on it; the test data
+are touched once, at the end of each run, by the network without heads. Digits: 15 epochs of batches
+of 32; N-MNIST: 12 of 32; CIFAR-10: 12 of 50.
+
+Runs of one seed have the same weights at first and see the same batches. Methods are compared seed
+by seed; intervals are of 95 %, by Student's t. Time is the processor's, of one thread, of training
+alone. Methods are named by their schedule: `hold-linear` is λ = 1 for half of the epochs, then
+falling to 0 in a line; the others are in `ablation_run.py` and `ablation_rules.py`. Heads sit at
+every third layer, losses are added and λ₀ is 1, if not said otherwise.
+
+These are short trainings of small networks on little data: accuracies are to be compared with one
+another, not with published ones.
+"""
+
+
+def write_page(tables: Tables, figures: Mapping[str, str], planned: Sequence[Run]) -> str:
+    runs = tables["runs"]
+    parts = [
+        HEAD,
+        missing(runs, planned),
+        HOW,
+        "## Against vanilla at its best learning rate\n",
+        "Test accuracy; vanilla's learning rate is the best of those tried, by validation.\n",
+        against_vanilla(runs),
+        "## Against vanilla with a fifth more epochs\n",
+        "That is more time than shortcuts take: they cost "
+        f"{cost(runs):+.0%} of the training time (median over pairs, "
+        "here with a head every three layers of very small networks).\n",
+        against_longer(runs),
+        "## Which schedule, which rule, which places\n",
+        "Points of validation accuracy over hold-linear, mean over the settings in which both were "
+        "run (number of pairs in brackets).\n",
+        methods(runs),
+        "## Time to vanilla's final accuracy\n",
+        "As a share of vanilla's whole training; `inf`: not reached.\n",
+        times(tables),
+        "## What the first layers' gradients foretell\n",
+        "Rank correlation of measures after two epochs with final validation accuracy: of the "
+        "first layer's norm over the last one's, and of the first three layers' coherence.\n",
+        markdown(foretold(runs, tables["gradients"]).round(2)),
+        "## Firing\n",
+        "Spikes of an inference of the network handed back, over vanilla's.\n",
+        firing(runs),
+        "## Figures\n",
+        *(f"![{name}]({name})\n\n*{text}*\n" for name, text in figures.items()),
+        tables_section(runs),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def missing(runs: pd.DataFrame, planned: Sequence[Run]) -> str:
+    """What is planned and not finished yet."""
+    finished = set(runs["run"])
+    todo = [run for run in planned if run.key not in finished]
+    if not todo:
+        return "All planned runs are finished.\n"
+    frame = labelled(pd.DataFrame([vars(run) | {"run": run.key} for run in todo]))
+    counts = frame.groupby("setting", sort=False).size()
+    listed = ", ".join(f"{name} ({count})" for name, count in counts.items())
+    return (
+        f"**Unfinished: {len(finished)} runs are in the tables, {len(todo)} of those planned are "
+        f"not.** Missing by setting: {listed}. Where fewer than three seeds are done, read "
+        "differences as hints.\n"
+    )
+
+
+def main_methods(runs: pd.DataFrame) -> list[str]:
+    from ablation_figures import present
+
+    return [method for method in present(runs) if method != "vanilla"]
+
+
+def with_interval(row: pd.Series) -> str:
+    if not row["n"]:
+        return ""
+    said = f"{100 * row['difference']:+.1f}"
+    if np.isfinite(row["low"]):
+        said += f" [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+    return f"{said} ({row['n']:.0f})"
+
+
+def compared(runs: pd.DataFrame, table: pd.DataFrame, rates: pd.Series | None) -> str:
+    """A row a setting: vanilla, then each method's difference with interval and pairs."""
+    lines = []
+    for name, rows in table.groupby("setting", sort=False):
+        base = f"{rows['base'].iloc[0]:.1%}"
+        if rates is not None:
+            base += f" (lr {rates.get(name, 0.1):g})"
+        line = {"setting": name, "vanilla": base}
+        for _, row in rows.iterrows():
+            line[row["method"]] = with_interval(row)
+        lines.append(line)
+    return markdown(pd.DataFrame(lines).fillna(""))
+
+
+def against_vanilla(runs: pd.DataFrame) -> str:
+    table = differences(runs, main_methods(runs), best_rate=True)
+    return compared(runs, table, best_rates(runs))
+
+
+def against_longer(runs: pd.DataFrame) -> str:
+    table = differences(runs, main_methods(runs), longer=True)
+    return compared(runs, table, None) if len(table) else "Not run yet.\n"
+
+
+def cost(runs: pd.DataFrame) -> float:
+    """Median share of training time that hold-linear costs."""
+    usual = runs[runs["usual"]]
+    both = usual[usual["method"] == "hold-linear"].merge(
+        usual[usual["method"] == "vanilla"], on=["setting", "seed"], suffixes=("", "_base")
+    )
+    return float((both["seconds"] / both["seconds_base"]).median() - 1) if len(both) else np.nan
+
+
+def methods(runs: pd.DataFrame) -> str:
+    others = [method for method in runs["method"].unique() if method != "hold-linear"]
+    table = differences(runs, others, "hold-linear", "val_accuracy")
+    if table.empty:
+        return "Not run yet.\n"
+    table["points"] = 100 * table["difference"]
+    grouped = table.groupby("method")
+    mean = grouped["points"].agg(["mean", "min", "max"]).round(2)
+    mean.columns = ["mean over settings", "worst setting", "best setting"]
+    mean["settings"] = grouped.size()
+    mean["pairs"] = grouped["n"].sum()
+    return markdown(mean.sort_values("mean over settings", ascending=False).reset_index())
+
+
+def times(tables: Tables) -> str:
+    columns = {}
+    for method in main_methods(tables["runs"]):
+        table = times_to_vanilla(tables["runs"], tables["history"], method)
+        columns[method] = table.set_index("setting")["share"].round(2)
+    frame = pd.DataFrame(columns).dropna(how="all")
+    return markdown(frame.astype(object).fillna("").reset_index(names="setting"))
+
+
+def firing(runs: pd.DataFrame) -> str:
+    table = differences(runs, main_methods(runs), value="spikes")
+    table["ratio"] = (table["mean"] / table["base"]).round(2)
+    frame = table.pivot_table(index="setting", columns="method", values="ratio", sort=False)
+    return markdown(frame.astype(object).fillna("").reset_index())
+
+
+def tables_section(runs: pd.DataFrame) -> str:
+    hours = runs["seconds"].sum() / 3600
+    return f"""## Tables
+
+- `runs.csv`: a row a run with all its settings, accuracies, spikes an inference, and seconds of
+  training ({hours:.1f} hours of one core in all). `python analysis/ablation.py --repeat KEY` does
+  the run with that key (column `run`) again.
+- `history.csv`: loss of the output, validation accuracy, λ (mean over heads) and seconds so far, by
+  epoch.
+- `heads.csv`: validation accuracy and λ of each head by epoch.
+- `gradients.csv`: gradient norm and coherence of the first three layers and the last convolution.
+"""
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A table in Markdown, without a dependency for it."""
+    head = [str(column) for column in frame.columns]
+    rows = [[str(value) for value in row] for row in frame.itertuples(index=False)]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -1,0 +1,153 @@
+"""What the runs of the ablation study say: means, paired differences, times. Tables in, tables out.
+
+A *setting* is data, network, depth, surrogate and T; a *method* is everything else but learning
+rate, number of epochs and seed. Runs of one seed and setting start from the same weights, so
+methods are compared seed by seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+SETTING = ["data", "net", "depth", "surrogate", "T"]
+USUAL_RATE = 0.1
+PAIR = [*SETTING, "seed"]
+
+
+def labelled(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with columns ``setting``, ``method``, and ``usual``: usual rate and epochs."""
+    runs = runs.copy()
+    runs["setting"] = [setting_label(row) for row in runs.itertuples()]
+    runs["method"] = [method_label(row) for row in runs.itertuples()]
+    shortest = runs.groupby(SETTING)["epochs"].transform("min")
+    runs["usual"] = runs["lr"].eq(USUAL_RATE) & runs["epochs"].eq(shortest)
+    runs["longer"] = runs["epochs"] > shortest
+    return runs
+
+
+def setting_label(row) -> str:
+    usual = 4 if row.data == "nmnist" else 2
+    steps = "" if row.T == usual else f" T={row.T}"
+    return f"{row.data} {row.net} {row.depth} {row.surrogate}{steps}"
+
+
+def method_label(row) -> str:
+    """Short name: the schedule, and what differs from a head every three layers of λ₀ = 1."""
+    if row.schedule == "none":
+        return "vanilla"
+    parts = [row.schedule]
+    if row.at != "every:3":
+        parts.append(f"at {row.at}")
+    if row.combine != "loss":
+        parts.append(row.combine)
+    if row.start != 1:
+        parts.append(f"λ₀ {row.start:g}")
+    if row.per_step:
+        parts.append("per step")
+    return ", ".join(parts)
+
+
+def best_rates(runs: pd.DataFrame, method: str = "vanilla") -> pd.Series:
+    """The learning rate of the highest mean validation accuracy, by setting."""
+    rows = runs[(runs["method"] == method) & ~runs["longer"]]
+    means = rows.groupby(["setting", "lr"])["val_accuracy"].mean().reset_index()
+    best = means.loc[means.groupby("setting")["val_accuracy"].idxmax()]
+    return best.set_index("setting")["lr"]
+
+
+def differences(
+    runs: pd.DataFrame,
+    others: Iterable[str],
+    reference: str = "vanilla",
+    value: str = "test_accuracy",
+    best_rate: bool = False,
+    longer: bool = False,
+) -> pd.DataFrame:
+    """Paired differences of methods from a reference, one row a setting and method.
+
+    Args:
+        runs: Labelled runs.
+        others: Methods, each at the usual learning rate.
+        reference: The method to compare with.
+        value: The column to compare.
+        best_rate: Take the reference at its best learning rate, where several were tried.
+        longer: Take the reference with more epochs.
+    """
+    base = runs[(runs["method"] == reference) & (runs["longer"] == longer)]
+    rates = best_rates(runs, reference) if best_rate else pd.Series(dtype=float)
+    wanted = base["setting"].map(rates).astype(float).fillna(USUAL_RATE)
+    base = base[base["lr"] == wanted]
+    rows = []
+    for method in others:
+        usual = runs[(runs["method"] == method) & runs["usual"]]
+        both = usual.merge(base, on=[*PAIR, "setting"], suffixes=("", "_base"))
+        for name, group in both.groupby("setting", sort=False):
+            row = {"setting": name, "method": method, "reference": reference}
+            rows.append({**row, **paired(group[value], group[f"{value}_base"])})
+    columns = ["setting", "method", "reference", "n", "mean", "base", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def paired(a: pd.Series, b: pd.Series) -> dict[str, float]:
+    """Mean difference with its 95 % interval by Student's t; no interval of a single pair."""
+    difference = (a - b).to_numpy()
+    half = np.nan
+    if len(difference) > 1:
+        error = difference.std(ddof=1) / np.sqrt(len(difference))
+        half = stats.t.ppf(0.975, len(difference) - 1) * error
+    mean = difference.mean()
+    return {
+        "n": len(difference),
+        "mean": a.mean(),
+        "base": b.mean(),
+        "difference": mean,
+        "low": mean - half,
+        "high": mean + half,
+    }
+
+
+def times_to_vanilla(runs: pd.DataFrame, history: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Training time until vanilla's final validation accuracy, as a share of vanilla's whole.
+
+    The accuracy is that of the vanilla run of the same seed after its last epoch. One row a
+    setting: the median over seeds; NaN counts as never reached.
+    """
+    usual = runs[runs["usual"]]
+    pairs = usual[usual["method"] == method].merge(
+        usual[usual["method"] == "vanilla"], on=[*PAIR, "setting"], suffixes=("", "_base")
+    )
+    shares = []
+    for row in pairs.itertuples():
+        own = history[history["run"] == row.run]
+        reached = own[own["val_accuracy"] >= row.val_accuracy_base]
+        share = reached["seconds"].min() / row.seconds_base if len(reached) else np.inf
+        shares.append({"setting": row.setting, "share": share})
+    if not shares:
+        return pd.DataFrame(columns=["setting", "share", "n"])
+    grouped = pd.DataFrame(shares).groupby("setting", sort=False)["share"]
+    return grouped.agg(share="median", n="count").reset_index()
+
+
+def foretold(runs: pd.DataFrame, gradients: pd.DataFrame, epoch: int = 2) -> pd.DataFrame:
+    """Rank correlation of the first layer's early gradient with final accuracy, by data set.
+
+    Of norm, the ratio of the first layer to the last is taken; of coherence, the mean of the
+    first three layers.
+    """
+    early = gradients[gradients["epoch"] == epoch]
+    norms = early.pivot_table(index="run", columns="place", values="weight_grad_norm")
+    coherence = early[early["place"] != "last"].groupby("run")["coherence"].mean()
+    rows = []
+    for (data, kind), group in runs.groupby(["data", runs["method"].eq("vanilla")]):
+        final = group.set_index("run")["val_accuracy"]
+        found = {"data": data, "runs": len(group), "kind": "vanilla" if kind else "shortcuts"}
+        for name, measure in (("norm", norms["1"] / norms["last"]), ("coherence", coherence)):
+            joined = pd.concat([final, measure.rename("measure")], axis=1, join="inner").dropna()
+            enough = len(joined) > 3
+            found[name] = stats.spearmanr(joined).statistic if enough else np.nan
+        rows.append(found)
+    return pd.DataFrame(rows)

@@ -160,6 +160,9 @@ def adaptive(spike: Spike, x: Tensor, own: Weights) -> Tensor:
         adaptation = adaptation + (0.2 * potential - adaptation) / 2
         spikes.append(fire(potential - spike.threshold))
         potential = reset(spike, potential, spikes[-1])
+        if spike.v_reset and spike.detach_reset and not SECOND_GENERATION:
+            # 0.0.0.0.14 cuts the gradient to the potential before, not to the one after.
+            potential = potential + spike.v_reset * (spikes[-1] - spikes[-1].detach())
         adaptation = adaptation + 0.1 * spikes[-1]  # whose gradient is never cut
     return torch.stack(spikes)
 

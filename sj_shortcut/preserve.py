@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import torch
 from spikingjelly.activation_based import base
 from torch import Tensor, nn
-
-from sj_shortcut.probe import untouched_rng
 
 
 @contextmanager
@@ -45,6 +46,22 @@ def preserved(*modules: nn.Module) -> Iterator[None]:
     finally:
         for state in saved:
             state.restore()
+
+
+@contextmanager
+def untouched_rng() -> Iterator[None]:
+    """Put random number generators back: Python's, NumPy's, and torch's on every device in use.
+
+    Some of SpikingJelly's modules draw their weights from NumPy.
+    """
+    in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if in_use else ()):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
 
 
 def reset_states(model: nn.Module) -> None:

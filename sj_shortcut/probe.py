@@ -13,6 +13,8 @@ from spikingjelly.activation_based import base
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from sj_shortcut.preserve import preserved
+
 
 @dataclass
 class Sighting:
@@ -90,31 +92,11 @@ def first_tensor(output: Any) -> Tensor | None:
 
 
 @contextmanager
-def untouched_rng() -> Iterator[None]:
-    """Put torch's random number generators back, on CPU and on every CUDA device in use."""
-    in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if in_use else ()):
-        yield
-
-
-@contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients and with fresh neurons; everything is put back after."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    states = [(m, dict(m._memories)) for m in model.modules() if isinstance(m, base.MemoryModule)]
-    try:
+    with preserved(model), torch.no_grad():
         model.eval()
-        for module, _ in states:
-            module._memories.update(copy.deepcopy(module._memories_rv))
-        with torch.no_grad(), untouched_rng():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for module, memories in states:
-            module._memories.clear()
-            module._memories.update(memories)
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+        for module in model.modules():
+            if isinstance(module, base.MemoryModule):
+                module._memories.update(copy.deepcopy(module._memories_rv))
+        yield

@@ -22,7 +22,7 @@ from torch.utils import _pytree
 from sj_shortcut.backend import forget_reset_cache, set_backend
 from sj_shortcut.heads import HeadFactory, ShortcutBranch, ShortcutHead
 from sj_shortcut.points import At, ShortcutPoint, choose_points, shortcut_points
-from sj_shortcut.probe import untouched_rng
+from sj_shortcut.preserve import untouched_rng
 from sj_shortcut.sharding import is_sharded, lost_its_weights
 from sj_shortcut.survey import find_clock, find_loop, last_child, step_mode_of
 
@@ -323,7 +323,9 @@ class _Join(torch.autograd.Function):
 
 
 def _branch(module: nn.Module, path: str) -> ShortcutBranch:
-    return cast(ShortcutBranch, module.get_submodule(path))
+    for name in path.split("."):  # as get_submodule, without checks: several times a step
+        module = cast(nn.Module, module._modules[name])
+    return cast(ShortcutBranch, module)
 
 
 def _is_ours(hook: Any, function: Callable[..., Any]) -> TypeGuard[partial[Any]]:

@@ -323,9 +323,7 @@ class _Join(torch.autograd.Function):
 
 
 def _branch(module: nn.Module, path: str) -> ShortcutBranch:
-    for name in path.split("."):  # as get_submodule, without checks: several times a step
-        module = cast(nn.Module, module._modules[name])
-    return cast(ShortcutBranch, module)
+    return cast(ShortcutBranch, module.get_submodule(path))
 
 
 def _is_ours(hook: Any, function: Callable[..., Any]) -> TypeGuard[partial[Any]]:

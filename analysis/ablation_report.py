@@ -32,10 +32,10 @@ other data): `plain` is convolution, batch norm and LIF, as often as the depth s
 if not said otherwise, falling to 0 by a cosine; no augmentation.
 
 Data: digits (scikit-learn's 1,797, 8 x 8), N-MNIST (800 recordings for training, 100 for testing,
-as frames of 16 x 16), CIFAR-10 (3,000 images for training, 1,000 for testing, 16 x 16). A fifth of
+as frames of 16 x 16), CIFAR-10 (8,000 images for training, 1,000 for testing, 16 x 16). A fifth of
 the training data of each class is for validation, and every choice rests on it; the test data
 are touched once, at the end of each run, by the network without heads. Digits: 15 epochs of batches
-of 32; N-MNIST: 12 of 32; CIFAR-10: 12 of 50.
+of 32; N-MNIST: 30 of 32; CIFAR-10: 10 of 50.
 
 Runs of one seed have the same weights at first and see the same batches. Methods are compared seed
 by seed; intervals are of 95 %, by Student's t. Time is the processor's, of one thread, of training

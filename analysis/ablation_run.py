@@ -32,12 +32,9 @@ from sj_shortcut import (
 VALIDATION = 0.2  # of the training data of each class, for every choice
 PROBED_BATCHES = 4
 
-# name -> batch size, factor of the widths, training and test images a class (of CIFAR-10)
-SIZES = {
-    "digits": (32, 1.0, (100, 50)),
-    "nmnist": (32, 0.5, (100, 50)),
-    "cifar10": (50, 0.5, (300, 100)),
-}
+TEST_IMAGES = 100  # of each class of CIFAR-10
+# name -> batch size, factor of the widths
+SIZES = {"digits": (32, 1.0), "nmnist": (32, 0.5), "cifar10": (50, 0.5)}
 
 SCHEDULES = {
     "linear": {"hold": 0.0},
@@ -57,9 +54,11 @@ class Run:
             three layers of the depth.
         schedule: "none", "constant", one of `SCHEDULES`, or a rule of `ablation_rules`.
         start: λ at first.
+        images: Training images of each class, those for validation included; 0 for all there are.
     """
 
     data: str
+    images: int
     net: str
     depth: int
     T: int
@@ -81,7 +80,7 @@ class Run:
     @property
     def work(self) -> float:
         """Cost in layers times epochs of digits at T = 2, by which progress is counted."""
-        each = {"digits": 1, "cifar10": 4, "nmnist": 2}[self.data]
+        each = {"digits": 1, "cifar10": self.images / 75, "nmnist": 1.5}[self.data]
         return self.depth * self.epochs * each * self.T / 2
 
 
@@ -99,8 +98,8 @@ class Training:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.batch, scale, per_class = SIZES[run.data]
-        x, y, self.test_x, self.test_y = load(run.data, run.T, per_class)
+        self.batch, scale = SIZES[run.data]
+        x, y, self.test_x, self.test_y = load(run.data, run.T, (run.images, TEST_IMAGES))
         (self.x, self.y), (self.val_x, self.val_y) = split_by_class(x, y, VALIDATION)
         torch.manual_seed(run.seed)
         self.model: nn.Module = build(run.net, run.depth, run.surrogate, x.shape[2], scale)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-SETTING = ["data", "net", "depth", "surrogate", "T"]
+SETTING = ["data", "images", "net", "depth", "surrogate", "T"]
 USUAL_RATE = 0.1
 PAIR = [*SETTING, "seed"]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def preserved(*modules: nn.Module) -> Iterator[None]:
-    """Run modules freely inside; training flags, buffers, neuron states and RNG come back.
+    """Run modules freely inside; training flags, buffers, neuron states, hooks and RNG come back.
 
     Buffers are swapped for copies while it lasts, not restored in place, so that a graph that
     holds them can still run backward. Every plain attribute of every module comes back as well,
@@ -38,14 +38,18 @@ def preserved(*modules: nn.Module) -> Iterator[None]:
     kept = {id(module): module for root in modules for module in root.modules()}
     saved = [_Saved(module) for module in kept.values()]
     copies: dict[int, Tensor] = {}
+    # Twice, so that an interrupt of the one is made good by the other.
     try:
-        for state in saved:
-            state.lend_copies(copies)
-        with untouched_rng():
-            yield
-    finally:
-        for state in saved:
-            state.restore()
+        try:
+            for state in saved:
+                state.lend_copies(copies)
+            with untouched_rng():
+                yield
+        finally:
+            _restore(saved)
+    except BaseException:
+        _restore(saved)
+        raise
 
 
 @contextmanager
@@ -54,14 +58,26 @@ def untouched_rng() -> Iterator[None]:
 
     Some of SpikingJelly's modules draw their weights from NumPy.
     """
-    in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
-    of_python, of_numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if in_use else ()):
-            yield
-    finally:
+    cuda_in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
+    of_python, of_numpy, of_torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    of_cuda = torch.cuda.get_rng_state_all() if cuda_in_use else []
+
+    def restore() -> None:
         random.setstate(of_python)
         np.random.set_state(of_numpy)
+        torch.set_rng_state(of_torch)
+        if of_cuda:
+            torch.cuda.set_rng_state_all(of_cuda)
+
+    # Twice, so that an interrupt of the one is made good by the other.
+    try:
+        try:
+            yield
+        finally:
+            restore()
+    except BaseException:
+        restore()
+        raise
 
 
 def reset_states(model: nn.Module) -> None:
@@ -86,8 +102,9 @@ class _Saved:
         self.attributes = dict(module.__dict__)
         self.tables: list[tuple[dict[str, Any], dict[str, Any]]] = [
             (table, dict(table))
-            for name in ("_buffers", "_memories", "_memories_rv")
-            if isinstance(table := module.__dict__.get(name), dict)
+            for name, table in self.attributes.items()
+            if name in ("_buffers", "_memories", "_memories_rv") or "_hooks" in name
+            if isinstance(table, dict)
         ]
 
     def lend_copies(self, copies: dict[int, Tensor]) -> None:
@@ -99,7 +116,17 @@ class _Saved:
 
     def restore(self) -> None:
         for table, content in self.tables:
-            table.clear()
-            table.update(content)
-        self.module.__dict__.clear()
-        self.module.__dict__.update(self.attributes)
+            _put_back(table, content)
+        _put_back(self.module.__dict__, self.attributes)
+
+
+def _put_back(table: dict[str, Any], content: dict[str, Any]) -> None:
+    # Never empty in between: another thread may use it, as all neurons share a surrogate function.
+    for name in table.keys() - content.keys():
+        del table[name]
+    table.update(content)
+
+
+def _restore(saved: list[_Saved]) -> None:
+    for state in saved:
+        state.restore()

@@ -68,9 +68,10 @@ def run_probe(
 
     args = example_input if isinstance(example_input, tuple) else (example_input,)
     with _untouched(model):
-        handles = [m.register_forward_pre_hook(before) for m in names]
-        handles += [m.register_forward_hook(after) for m in names]
         try:
+            for module in names:
+                module.register_forward_pre_hook(before)
+                module.register_forward_hook(after)
             output = model(*args)
         except Exception as error:
             raise ValueError(
@@ -78,9 +79,6 @@ def run_probe(
                 f"{type(error).__name__}: {error}. Pass what the model's forward takes, "
                 "[T, N, ...] in step mode 'm', [N, ...] in step mode 's'."
             ) from error
-        finally:
-            for handle in handles:
-                handle.remove()
     tensor = first_tensor(output)
     return sightings, None if tensor is None or tensor.ndim == 0 else int(tensor.shape[-1])
 

@@ -101,11 +101,11 @@ def wrap_with_shortcuts(
         model.register_forward_hook(partial(_join, branches=paths, num_classes=expected))
         if backend is not None:
             set_backend(model, backend)
+        forget_reset_cache(model)
+        return model
     except BaseException:
         _detach_all(model)
         raise
-    forget_reset_cache(model)
-    return model
 
 
 def remove_shortcuts(model: nn.Module) -> nn.Module:
@@ -140,8 +140,11 @@ def remove_shortcuts(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} has no shortcuts to remove: they were removed already, or "
             f"wrap_with_shortcuts was not called on it.{hint}"
         )
-    _detach_all(model)
-    forget_reset_cache(model)
+    try:
+        _detach_all(model)
+    except BaseException:  # an interrupt: half a removal is of no use
+        _detach_all(model)
+        raise
     return model
 
 
@@ -344,6 +347,7 @@ def _detach_all(model: nn.Module) -> None:
                     del hooks[key]
         if isinstance(module._modules.get(CHILD), ShortcutBranch):
             del module._modules[CHILD]
+    forget_reset_cache(model)
 
 
 def _check_not_overwritten(branch: ShortcutBranch) -> None:

@@ -429,7 +429,7 @@ class _Draws:
         if not self.dims or min(self.sizes) < 2 or self.one_of(True, True, False):
             return []
         self.sizes = tuple(size // 2 for size in self.sizes)
-        return [Pool(self.one_of("Max", "Avg"), self.dims)]
+        return [Pool(self.one_of("Max", *["Avg"] * (self.dims < 3)), self.dims)]
 
     def layers(self, *, like: bool = False, stepwise: bool = False) -> list[Any]:
         """Weights, norm and neurons, in an order of residual nets of either kind."""

@@ -273,7 +273,8 @@ _SECOND_GENERATION = {
     "RAFNode": Family(_other("RAFNode")),
     "SimpleIFNode": Family(_other("SimpleIFNode")),
     "SimpleLIFNode": Family(_other("SimpleLIFNode", tau=2.0, decay_input=True)),
-    "SLTTLIFNode": Family(_other("SLTTLIFNode")),
+    # In step mode 's' it is left to the user to cut the gradient between time steps.
+    "SLTTLIFNode": Family(_other("SLTTLIFNode"), modes="m"),
     "TernaryIFNode": Family(_other("TernaryIFNode")),
     "TernaryLIFNode": Family(_other("TernaryLIFNode")),
     "GatedLIFNode": Family(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -58,10 +58,7 @@ def repeat(key: str, tables: Tables) -> None:
     if not len(runs) or key not in set(runs["run"]):
         sys.exit(f"there is no run {key!r} in runs.csv; its column 'run' has the keys")
     row = runs.set_index("run").loc[key]
-    values = {field.name: row[field.name] for field in fields(Run)}
-    # NumPy's numbers have another repr, which is what the key is made of.
-    run = Run(**{k: v.item() if hasattr(v, "item") else v for k, v in values.items()})
-    again = train(run)["runs"].iloc[0]
+    again = train(Run.of_row(row))["runs"].iloc[0]
     for name in ("val_accuracy", "test_accuracy", "firing_rate"):
         print(f"{name}: {row[name]:.4g} in the table, {again[name]:.4g} now")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import pandas as pd
 import torch
@@ -72,6 +73,12 @@ class Run:
     epochs: int
     seed: int
 
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Run:
+        """The run of a row of runs.csv."""
+        kinds = {"int": int, "float": float, "bool": bool, "str": str}
+        return cls(**{each.name: kinds[each.type](row[each.name]) for each in fields(cls)})
+
     @property
     def key(self) -> str:
         """Short name of the run in every table."""
@@ -80,7 +87,7 @@ class Run:
     @property
     def work(self) -> float:
         """Cost in layers times epochs of digits at T = 2, by which progress is counted."""
-        each = {"digits": 1, "cifar10": self.images / 75, "nmnist": 1.5}[self.data]
+        each = {"digits": 1, "cifar10": self.images / 150, "nmnist": 1.5}[self.data]
         return self.depth * self.epochs * each * self.T / 2
 
 

@@ -316,5 +316,4 @@ def test_committed_results_are_whole() -> None:
     for row in tables["runs"].to_dict("records"):
         from ablation_run import Run
 
-        run = Run(**{key: row[key] for key in Run.__dataclass_fields__})
-        assert run.key == row["run"]
+        assert Run.of_row(row).key == row["run"]

@@ -8,10 +8,12 @@ the two apart lives here, and tells by what the installed one can do, never by i
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple
 
+import numpy
 import torch
 from spikingjelly.activation_based import base, functional, neuron, surrogate
 from torch import nn
@@ -48,6 +50,9 @@ _SPIKING_ROOTS = tuple(
     )
     if hasattr(neuron, name)
 )
+
+# 0.0.0.0.14: the classes whose CuPy kernels compare with `numpy.int`, gone since NumPy 1.24.
+_NEED_NP_INT = (neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode)
 
 # 2.0.0: the class whose forward runs -> what `functional.neuron_implementation` calls its kernel.
 _KERNELS = {
@@ -317,7 +322,18 @@ def _obstacle_to_cupy(found: _Neuron) -> str | None:
         return f"surrogate function {type(module.surrogate_function).__name__} has no CUDA code"
     if found.device.type != "cuda":
         return f"on {found.device}, and CuPy needs CUDA"
+    if _owner(type(module), _MULTI_STEP) in _NEED_NP_INT and not _numpy_has_int():
+        return (
+            f"its CuPy kernels ask for numpy.int, which NumPy {numpy.__version__} does not have: "
+            "set numpy.int = int first"
+        )
     return None
+
+
+def _numpy_has_int() -> bool:
+    with warnings.catch_warnings():  # NumPy 1.20 to 1.23 have it, and warn
+        warnings.simplefilter("ignore")
+        return hasattr(numpy, "int")
 
 
 def _has_cuda_code(function: object) -> bool:

@@ -63,17 +63,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--again", action="store_true", help="measure anew what is there already")
-    parser.add_argument("--rounds", type=int, help="ratios to take the median of (default: 24)")
+    parser.add_argument("--rounds", type=int, help="ratios to take the median of (default: 20)")
     parser.add_argument(
-        "--most", type=int, help="rounds at most, where an aim is undecided (default: 72)"
+        "--most", type=int, help="rounds at most, where an aim is undecided (default: 60)"
     )
     parser.add_argument("--out", type=Path, help=f"folder (default: {RESULTS.name} beside this)")
     options = parser.parse_args(arguments)
     if options.quick and options.out is None:
         parser.error("--quick needs --out: its numbers must not mix with those of the study")
     options.out = options.out or RESULTS
-    options.rounds = options.rounds or (2 if options.quick else 24)
-    options.most = max(options.most or (2 if options.quick else 72), options.rounds)
+    options.rounds = options.rounds or (2 if options.quick else 20)
+    options.most = max(options.most or (2 if options.quick else 60), options.rounds)
     return options
 
 

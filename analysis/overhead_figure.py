@@ -8,9 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from overhead_cases import AGAIN, BEFORE, DEFAULT, EVERYWHERE
+from overhead_cases import AGAIN, DEFAULT, EVERYWHERE
 
-COLORS = {DEFAULT: "C0", EVERYWHERE: "C1", BEFORE: "C3", AGAIN: "0.6"}
+COLORS = {DEFAULT: "C0", EVERYWHERE: "C1", AGAIN: "0.6"}
 PANELS = ("models", "time steps", "depth", "by hand")
 
 
@@ -42,7 +42,9 @@ def _models(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set_xticks(range(len(nets)), [net.replace("_", "\n", 1) for net in nets], fontsize=7)
     ax.set_ylabel("time of a step, to bare")
     ax.set_title("Models (grey lines: aims)", fontsize=9)
-    ax.legend(fontsize=7, frameon=False)
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.3 * (high - low))
+    ax.legend(fontsize=7, frameon=False, loc="upper left", ncols=2)
 
 
 def _time_steps(ax: Axes, rows: pd.DataFrame) -> None:
@@ -63,6 +65,7 @@ def _depth(ax: Axes, rows: pd.DataFrame) -> None:
     ax.errorbar(own["heads"], own["extra_ms"], [low, high], fmt="o", markersize=4, color="C0")
     slope = float((own["heads"] * own["extra_ms"]).sum() / (own["heads"] ** 2).sum())
     ax.plot(own["heads"], slope * own["heads"], color="0.6", linewidth=1, zorder=0)
+    ax.set_xticks(own["heads"], own["heads"].astype(int))
     ax.set_xlabel("heads, one for every 3 layers")
     ax.set_ylabel("added to a step, ms")
     ax.set_title(f"Plain networks; line: {slope:.2g} ms a head", fontsize=9)
@@ -82,7 +85,7 @@ def _by_hand(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set_yticks(y, [way.replace(" heads", "\nheads", 1) for way in ways], fontsize=7)
     ax.set_xlabel("time of a step, to bare")
     ax.set_title("Heads made by hand", fontsize=9)
-    ax.legend(fontsize=7, frameon=False)
+    ax.legend(fontsize=7, frameon=False, loc="lower right")
 
 
 def _points(ax: Axes, x: object, rows: pd.DataFrame, **style: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 
 import pandas as pd
 from overhead_attempts import RUNS
@@ -13,19 +14,22 @@ WRAP_AIM_MS = 10.0
 HEAD = """# What shortcut heads cost
 
 Written by `analysis/overhead.py` from the tables beside it; do not edit.
-
 {made_by}
 
-A step is forward pass, loss and backward pass. The ways of doing it are taken in turn, in an order
-drawn anew each round, in one process of one thread{clock}; a time is divided by that of the bare
-model in the same round. Given is the median of these ratios with its 95 % bootstrap interval in
-brackets. Where an aim lay within the interval, rounds were added up to a limit. Heads go into the
-model before their step and out after it, so that bare and wrapped are the same object with the
-same weights. "{again}" is the bare model measured twice: how far from 1 a ratio of equals
-comes out.
+A step is forward pass, loss and backward pass. Each way of doing it is taken once a round, in an
+order drawn anew, in one process of one thread. Its time (on the CPU the process's own, which what
+else runs disturbs less) is divided by that of the bare model in the same round. Given are the
+median of these ratios and its 95 % bootstrap interval; rounds were added, up to a limit, while an
+aim lay within it. Heads go into the model before their step and out again after it, so that bare
+and wrapped are one object with the same weights in the same place. "{again}" is the bare model
+measured twice, and tells how far from 1 two equals come out.
 
-Memory is the most that PyTorch held in tensors at once: model, batch, and on the CPU the running
-sum of every allocation and release of the step{memory}. It is exact; ratios of 1.000 are rounded.
+Memory is the most that tensors took at once: model, batch, and what the step allocates, which on
+the CPU is added up from every single allocation and release. It is exact, and the same every time.
+
+Networks are SpikingJelly's own, at full width, of LIF neurons, with inputs of 32 x 32 pixels and 10
+classes unless said otherwise. Small batches make the heads' share larger, not smaller: part of it
+does not grow with the batch.
 """
 
 QUESTIONS = {
@@ -37,14 +41,14 @@ QUESTIONS = {
     "single-step": "Step mode 's'",
     "by hand": "Heads made by hand",
     "compiled": "`torch.compile`",
+    "before": "Before and after",
 }
 
 WORDS = {
-    "models": """Default heads sit at the end of each stage. "{before}" gives the default head what
-every other head gets, the average over time, so that it averages over space afterwards: see
-"before and after".""",
+    "models": "Default heads sit at the end of each stage but the last.",
     "time steps": "The same batch for longer: the head's share should not grow.",
-    "depth": "16 channels, a head for every three layers.",
+    "depth": """Convolution, batch norm and LIF, 16 channels, 16 x 16 pixels; a head for every three
+layers.""",
     "eval": "Inference without gradients; the heads are in the model and do not run.",
     "removed": """A model that had heads for one training step, against one that never had. Before
 measuring, both were found to have the same modules, hooks, attributes and keys.""",
@@ -54,32 +58,29 @@ output, a linear head at every time step; torchvision's `create_feature_extracto
 SpikingJelly's modules whole, with the default head's formula; on hooks, a head of convolution,
 batch norm and spiking neurons at every time step before average and linear layer, as we read the
 authors' earlier work. The last rows divide our time by theirs: below 1, ours is faster.""",
-    "compiled": "`dynamic=False`; the loss is not compiled. Graph breaks are counted by Dynamo.",
+    "compiled": """`torch.compile(..., dynamic=False)` with inductor, of copies of their own; the
+loss is not compiled. Graph breaks are those that Dynamo counts while it compiles.""",
+    "before": f"""Profiling showed most of a head's time in the average over time, which came first:
+it adds up maps that lie far apart, and writes one of the features' size divided by T. Average and
+linear layer commute, so the default head now averages over space first, in one pass that writes
+next to nothing. "{BEFORE}" is a head that takes the old way still. What remains of the
+cost: that one pass, some small kernels a head, and, where a layer that merges time and batch
+follows the point, autograd's sum of the two gradients that meet there, for which it makes a new
+tensor of the features' size.""",
 }
 
 
 def write_page(tables: Mapping[str, pd.DataFrame], attempts: pd.DataFrame, made_by: str) -> str:
     """Markdown of everything there are rows for, one part a device."""
-    parts = [
-        HEAD.format(
-            made_by=made_by,
-            again=AGAIN,
-            clock=" (on the CPU its processor time)",
-            memory="",
-        )
-    ]
+    parts = [HEAD.format(made_by=made_by, again=AGAIN)]
     for kind, table in tables.items():
-        where = ", ".join(dict.fromkeys(table["device"]))
-        parts.append(
-            f"# On {'the CPU' if kind == 'cpu' else where}\n\n![Costs](heads_{kind}.png)\n"
-        )
+        where = "the CPU" if kind == "cpu" else ", ".join(dict.fromkeys(table["device"]))
+        parts.append(f"# On {where}\n\n![Costs of shortcut heads](heads_{kind}.png)\n")
         parts.append("## Aims\n\n" + markdown(aims(table)))
         for group, title in QUESTIONS.items():
             rows = table[table["group"] == group]
             if len(rows):
-                words = WORDS[group].format(before=BEFORE)
-                parts.append(f"## {title}\n\n{words}\n\n{markdown(details(rows))}")
-        parts.append(before_and_after(table))
+                parts.append(f"## {title}\n\n{WORDS[group]}\n\n{markdown(details(rows))}")
     parts.append(where_it_runs(attempts))
     return "\n".join(part for part in parts if part)
 
@@ -115,7 +116,7 @@ def _growth(table: pd.DataFrame) -> list[tuple[str, ...]]:
         return []
     grows = [
         f"{one['ratio']:.3f} at T={one['T']}, {other['ratio']:.3f} at T={other['T']}"
-        for (_, one), (_, other) in zip(list(rows.iterrows()), list(rows.iterrows())[1:])
+        for (_, one), (_, other) in combinations(rows.iterrows(), 2)
         if other["ratio_low"] > one["ratio_high"]
     ]
     ends = rows.iloc[[0, -1]]
@@ -180,34 +181,6 @@ def details(rows: pd.DataFrame) -> pd.DataFrame:
         }
     )
     return shown.loc[:, [(shown[column] != "").any() for column in shown]]
-
-
-def before_and_after(table: pd.DataFrame) -> str:
-    """What averaging over space first changed."""
-    rows = table[table["way"].isin([BEFORE, DEFAULT]) & (table["group"] == "models")]
-    rows = rows[rows["net"].isin(rows[rows["way"] == BEFORE]["net"])]
-    if rows.empty:
-        return ""
-    before, after = (rows[rows["way"] == way].set_index("net") for way in (BEFORE, DEFAULT))
-    shown = pd.DataFrame(
-        {
-            "network": after.index,
-            "before": [_ratio(row) for _, row in before.iterrows()],
-            "after": [_ratio(row) for _, row in after.iterrows()],
-            "added before, ms": before["extra_ms"].map("{:.2f}".format).to_numpy(),
-            "added after, ms": after["extra_ms"].map("{:.2f}".format).to_numpy(),
-        }
-    )
-    return f"## Before and after\n\n{BEFORE_AND_AFTER}\n\n{markdown(shown)}"
-
-
-BEFORE_AND_AFTER = """Profiling showed most of a head's time in the average over time, which came
-first: it adds up maps far apart in memory and writes one of the features' size divided by T. Average
-and linear layer commute, so the default head now averages over space first, in one pass that
-writes almost nothing. It also lost two quotients and a check of the head's modules. What remains
-is about half the sums, half a dozen small kernels a head, and, where a layer that merges time and
-batch follows the point, autograd's sum of the two gradients that meet there, which makes a tensor
-of the features' size."""
 
 
 def where_it_runs(attempts: pd.DataFrame) -> str:

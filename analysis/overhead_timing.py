@@ -7,6 +7,7 @@ round: what else the machine does meanwhile falls on both alike.
 from __future__ import annotations
 
 import gc
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 RESAMPLES = 4000
+# The profiler would talk into the progress bar.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 class Median(NamedTuple):

@@ -65,6 +65,7 @@ class ShortcutBranch(base.MemoryModule):
         used: Whether a loss has used the logits.
         blocked: Whether the point was last reached in training mode without gradients.
         tapped: The tapped output and its version, until the model's forward ends.
+        before: ``total`` and ``steps`` before the last call, until the model's forward ends.
     """
 
     total: Tensor | None
@@ -90,6 +91,7 @@ class ShortcutBranch(base.MemoryModule):
     def _clear_flags(self) -> None:
         self.joined = self.used = self.blocked = False
         self.tapped: tuple[Tensor, int] | None = None
+        self.before: tuple[Tensor | None, Tensor | None] = (None, None)
 
     @property
     def active(self) -> bool:
@@ -144,13 +146,21 @@ class ShortcutBranch(base.MemoryModule):
 
     def keep(self, logits: Tensor) -> None:
         """Add the logits of one call to the memory."""
+        self.before = (self.total, self.steps)
         if self.total is None:
             self.total = logits
         else:
+            self._check_batch_size(self.total, logits)
             self.total = torch.cat([self.total, logits]) if self.per_step else self.total + logits
             steps = torch.ones((), device=logits.device) if self.steps is None else self.steps
             self.steps = steps + 1
         self.joined = self.blocked = False
+
+    def roll_back(self) -> None:
+        """Drop the logits of the last call: the model's forward failed after it."""
+        self.total, self.steps = self.before
+        self.before, self.tapped = (None, None), None
+        self.joined = self.total is not None
 
     def follow(self, step_mode: str) -> None:
         """Take over the step mode of the tapped module."""
@@ -174,6 +184,14 @@ class ShortcutBranch(base.MemoryModule):
             "wrap_with_shortcuts; where the step mode is wrong, call functional.set_step_mode."
         )
 
+    def _check_batch_size(self, total: Tensor, logits: Tensor) -> None:
+        if total.shape[-2] != logits.shape[-2]:  # which would add up if one of them is 1
+            raise RuntimeError(
+                f"the batch size at '{self.name}' changed from {total.shape[-2]} to "
+                f"{logits.shape[-2]} between two time steps of step mode 's', which gather until a "
+                "loss has used them: call functional.reset_net(model) before a new batch."
+            )
+
     def _checked(self, logits: Any, ndims: tuple[int, ...]) -> Tensor:
         is_tensor = isinstance(logits, Tensor)
         if is_tensor and logits.ndim in ndims and logits.shape[-1] == self.num_classes:
@@ -189,7 +207,7 @@ class ShortcutBranch(base.MemoryModule):
         # Copies and pickles start without logits: tensors inside a graph cannot be copied.
         state = self.__dict__.copy()
         state["_memories"] = dict(self._memories_rv)
-        state["tapped"] = None
+        state["tapped"], state["before"] = None, (None, None)
         return state
 
 

@@ -247,7 +247,9 @@ def _begin(model: nn.Module, args: Any, *, branches: tuple[str, ...]) -> None:
         if not branch.active or branch.total is None:
             continue
         gathering = branch.step_mode == "s" and not _loop_runs(model, branch)
-        if gathering and branch.joined and not branch.used:
+        if gathering and not branch.joined:
+            branch.roll_back()  # the time step before failed midway
+        if gathering and not branch.used:
             continue
         if branch.joined and not branch.used and not branch.always_on:
             unused = unused or branch.name
@@ -278,7 +280,7 @@ def _join(
         if branch.total is None or branch.joined:
             continue
         _check_not_overwritten(branch)
-        branch.joined = True
+        branch.joined, branch.before = True, (None, None)
         if branch.total.requires_grad:
             _check_not_resharded(model, path, branch)
             logits.append(branch.total)

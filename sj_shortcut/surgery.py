@@ -244,6 +244,9 @@ def _begin(model: nn.Module, args: Any, *, branches: tuple[str, ...]) -> None:
     unused = None
     for path in branches:
         branch = _branch(model, path)
+        point = model.get_submodule(branch.name)
+        if branch.training != point.training:  # it may live in a norm that was put in eval mode
+            branch.train(point.training)
         if not branch.active or branch.total is None:
             continue
         gathering = branch.step_mode == "s" and not _loop_runs(model, branch)

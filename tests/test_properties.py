@@ -16,6 +16,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 from random_nets import Chain, Fire, Norm, Plan, Residual, Weigh, plans
 from random_neurons import Weights
 from spikingjelly.activation_based import base, functional
@@ -30,11 +37,14 @@ from sj_shortcut import (
     shortcut_logits,
     shortcut_parameters,
     shortcut_points,
+    shortcuts_enabled,
     wrap_with_shortcuts,
 )
 
 # Networks are large as hypothesis's examples go.
 drawn = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+DEEP = drawn.max_examples >= 1000
+pytestmark = pytest.mark.timeout(0 if DEEP else 300)
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
 
@@ -197,27 +207,35 @@ def test_gradients_are_those_of_a_network_computed_by_hand(plan, training, data)
 
     for epoch in range(3):
         more = data.draw(st.integers(0, 2), "more samples")
-        heads = {name: branch.head.linear for name, branch in branches.items()}
+        effective = {name: training.schedule(epoch) * w for name, w in weights.items()}
         parameters = list(model.parameters())
-        x, y = plan.sequence(epoch, more=more), plan.target(more)
-        main, outputs = plan.by_hand(weights_of(model), x)
-        logits = {
-            name: F.linear(average_over_space(outputs[name]), head.weight, head.bias)
-            for name, head in heads.items()
-        }
-        coefficient = training.schedule(epoch)
-        due = training.total_by_hand(
-            main, logits, {name: coefficient * w for name, w in weights.items()}, y
-        )
-        due_gradients = torch.autograd.grad(due, parameters, materialize_grads=True)
-
+        due, due_gradients = step_by_hand(plan, model, training, effective, epoch, more)
         total = step(plan, model, loss, epoch, more)
 
         torch.testing.assert_close(total, due.detach())
-        torch.testing.assert_close(gradients(parameters), list(due_gradients))
+        torch.testing.assert_close(gradients(parameters), due_gradients)
         optimizer.step()
         loss.schedule.step()
     event(f"heads: {len(branches)}")
+
+
+def step_by_hand(
+    plan: Plan,
+    model: nn.Module,
+    training: Training,
+    weights: dict[str, float],
+    seed: int,
+    more: int,
+) -> tuple[Tensor, list[Tensor]]:
+    """The loss of a batch, and its gradient for each parameter that has one."""
+    main, outputs = plan.by_hand(weights_of(model), plan.sequence(seed, more=more))
+    logits = {}
+    for name, branch in shortcut_branches(model).items():
+        feature, linear = average_over_space(outputs[name]), branch.head.linear
+        logits[name] = F.linear(feature, linear.weight, linear.bias)
+    total = training.total_by_hand(main, logits, weights, plan.target(more))
+    learning = [p for p in model.parameters() if p.requires_grad]
+    return total, list(torch.autograd.grad(total, learning, materialize_grads=True))
 
 
 def average_over_space(x: Tensor) -> Tensor:
@@ -490,6 +508,141 @@ def test_a_head_for_every_place_has_its_own_gradient(plan, data):
     for parameter in shortcut_parameters(model):
         assert parameter.grad is not None
         assert parameter.grad.isfinite().all()
+
+
+# ------------------------------------------------------------------- any order of what people do
+
+
+class Life(RuleBasedStateMachine):
+    """Whatever was done to a model before, a step of training is that computed by hand."""
+
+    @initialize(plan=plans(both=True, stages=3), seed=st.integers(0, 99))
+    def begin(self, plan: Plan, seed: int) -> None:
+        self.plan = plan
+        self.model = plan.model(seed)
+        self.keys = list(self.model.state_dict())
+        self.chance = random.Random(seed)
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        named = self.model.named_modules()
+        return [m for name, m in named if "shortcut" not in name and "surrogate" not in name]
+
+    def forward(self, seed: int = 5) -> Tensor:
+        return self.plan.outputs(self.model, self.plan.sequence(seed))
+
+    @precondition(lambda self: not has_shortcuts(self.model))
+    @rule(data=st.data(), example=st.booleans())
+    def wrap(self, data: st.DataObject, example: bool) -> None:
+        points = shortcut_points(self.model)
+        ways: list[Any] = [[point.name] for point in points if point.usable]
+        if any(point.on_path for point in points):
+            ways += ["all", "stages", 1]
+        assume(ways)
+        wrap_with_shortcuts(
+            self.model,
+            data.draw(st.sampled_from(ways)),
+            num_classes=self.plan.classes,
+            example_input=self.plan.example(self.plan.sequence()) if example else None,
+        )
+
+    @precondition(lambda self: has_shortcuts(self.model))
+    @rule()
+    def remove(self) -> None:
+        remove_shortcuts(self.model)
+
+    @precondition(lambda self: has_shortcuts(self.model))
+    @rule(training=trainings, seed=st.integers(0, 99), more=st.integers(0, 2), zero=st.booleans())
+    def train(self, training: Training, seed: int, more: int, zero: bool) -> None:
+        functional.reset_net(self.model.train())
+        names = list(shortcut_branches(self.model))
+        weights = {name: 0.0 if zero else self.chance.choice([0.5, 1.0]) for name in names}
+        loss = training.loss(self.model, weights)
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        coefficient = training.schedule(0)
+        effective = {name: coefficient * weight for name, weight in weights.items()}
+        assume(any(p.requires_grad for p in self.model.parameters()))
+        total, due = step_by_hand(self.plan, self.model, training, effective, seed, more)
+        torch.testing.assert_close(step(self.plan, self.model, loss, seed, more), total.detach())
+        torch.testing.assert_close(gradients(learning), due)
+        torch.optim.SGD(learning, lr=0.1).step()
+
+    @rule(training=st.booleans(), how=st.sampled_from([torch.no_grad, torch.inference_mode]))
+    def look(self, training: bool, how: Callable[[], Any]) -> None:
+        with how():
+            self.forward_of(training)
+
+    @rule(training=st.booleans())
+    def run_without_a_loss(self, training: bool) -> None:
+        self.forward_of(training)
+
+    def forward_of(self, training: bool) -> None:
+        self.model.train(training)
+        self.forward()
+        functional.reset_net(self.model)
+
+    @rule()
+    def fail(self) -> None:
+        """At some module, in training."""
+        called = [module for module in self.modules if not isinstance(module, nn.ModuleList)]
+        handle = self.chance.choice(called).register_forward_pre_hook(fail)
+        with pytest.raises(MemoryError):
+            self.model.train()
+            self.forward()
+        handle.remove()
+        functional.reset_net(self.model)
+
+    @precondition(lambda self: has_shortcuts(self.model))
+    @rule()
+    def read(self) -> None:
+        with torch.no_grad(), shortcuts_enabled(self.model.eval()):
+            self.forward()
+            logits = shortcut_logits(self.model)
+        functional.reset_net(self.model)
+        shape = (self.plan.N, self.plan.classes)
+        assert {tuple(value.shape) for value in logits.values()} == {shape}
+
+    @rule(copied=st.sampled_from([copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]))
+    def go_on_with_a_copy(self, copied: Callable[[nn.Module], nn.Module]) -> None:
+        functional.reset_net(self.model)
+        self.model = copied(self.model)
+
+    @rule(mode=st.sampled_from("ms"))
+    def change_step_mode(self, mode: str) -> None:
+        functional.set_step_mode(self.model, mode)
+        self.plan = replace(self.plan, mode=mode)
+
+    @rule(seed=st.integers(0, 9), share=st.sampled_from([0.0, 0.3]))
+    def freeze(self, seed: int, share: float) -> None:
+        chance = random.Random(seed)
+        for parameter in self.model.parameters():
+            parameter.requires_grad = chance.random() >= share
+
+    @rule()
+    def save_and_load(self) -> None:
+        state = copy.deepcopy(self.model.state_dict())
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.zero_()
+        self.model.load_state_dict(state)
+
+    @invariant()
+    def nothing_but_heads_is_added(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        own = [key for key in self.model.state_dict() if "shortcut_head" not in key]
+        assert own == self.keys
+        if not has_shortcuts(self.model):
+            assert len(self.model.state_dict()) == len(own)
+            assert not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules)
+
+
+def fail(*args: object) -> None:
+    raise MemoryError
+
+
+Life.TestCase.settings = settings(drawn, stateful_step_count=12)
+TestLife = Life.TestCase
 
 
 # ------------------------------------------------------------------ what drawn networks have found

@@ -365,6 +365,9 @@ def test_gradients_gathered_without_synchronizing(ranks):
     )
 
 
+# Mixed precision
+
+
 def test_autocast_trains_heads_and_shallow_layers():
     model = nn.Sequential(
         layer.Linear(8, 16),
@@ -384,3 +387,43 @@ def test_autocast_trains_heads_and_shallow_layers():
         assert parameter.dtype == torch.float32, name
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
     assert model[0].weight.grad.any()
+
+
+@pytest.mark.parametrize("combine", ["loss", "logits"])
+@pytest.mark.parametrize("step_mode", ["m", "s"])
+def test_autocast_gradients_are_those_of_a_computation_by_hand(step_mode, combine):
+    model = wrap_with_shortcuts(Net(step_mode))
+    twin = copy.deepcopy(model)
+    branches = shortcut_branches(twin)
+    remove_shortcuts(twin)
+    x, y = images(), labels()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = forward(model, x, step_mode)
+        ShortcutLoss(model, nn.CrossEntropyLoss(), combine=combine)(output, y).backward()
+
+        taps: dict[str, list[Tensor]] = {name: [] for name in branches}
+        for name in taps:
+            collect = lambda _, args, out, name=name: taps[name].append(out)  # noqa: E731
+            twin.get_submodule(name).register_forward_hook(collect)
+        output = forward(twin, x, step_mode)
+        features = {name: torch.cat(tap).reshape(T, N, -1) for name, tap in taps.items()}
+        logits = [branches[name].head(feature.mean(0)) for name, feature in features.items()]
+        if combine == "logits":
+            loss = nn.functional.cross_entropy(output + sum(logits), y)
+        else:
+            loss = sum(nn.functional.cross_entropy(each, y) for each in (output, *logits))
+    loss.backward()
+    expected = dict(twin.named_parameters())
+    for name, branch in branches.items():
+        for key, parameter in branch.named_parameters(prefix=f"{name}.shortcut_head"):
+            expected[key] = parameter
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.dtype == torch.float32 and parameter.grad.any()
+        torch.testing.assert_close(
+            parameter.grad, expected[name].grad, rtol=0.05, atol=0.01, msg=name
+        )
+
+
+def forward(model: nn.Module, x: Tensor, step_mode: str) -> Tensor:
+    output = model(x) if step_mode == "m" else torch.stack([model(step) for step in x])
+    return output.mean(0)

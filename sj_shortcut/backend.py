@@ -245,8 +245,14 @@ def set_backend(model: nn.Module, backend: str = "auto") -> NeuronBackends:
     if not has_cupy_backend():
         return _demand_kernels(neurons, backend)
     rows = _plan_backends(neurons, backend)
-    for found, row in zip(neurons, rows, strict=True):
-        found.module.backend = row.backend
+    before = [found.module.backend for found in neurons]
+    try:
+        for found, row in zip(neurons, rows, strict=True):
+            found.module.backend = row.backend
+    except BaseException:  # an interrupt: half of it is of no use
+        for found, old in zip(neurons, before, strict=True):
+            found.module._backend = old  # which may be one that only another machine can run
+        raise
     return rows
 
 

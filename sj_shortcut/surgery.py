@@ -99,9 +99,9 @@ def wrap_with_shortcuts(
         paths = tuple(tap.branch_path for tap in taps)
         model.register_forward_pre_hook(partial(_begin, branches=paths))
         model.register_forward_hook(partial(_join, branches=paths, num_classes=expected))
+        forget_reset_cache(model)
         if backend is not None:
             set_backend(model, backend)
-        forget_reset_cache(model)
         return model
     except BaseException:
         _detach_all(model)

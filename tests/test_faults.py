@@ -36,12 +36,14 @@ from sj_shortcut import (
     ShortcutLoss,
     has_shortcuts,
     remove_shortcuts,
+    set_backend,
     shortcut_branches,
     shortcut_logits,
     shortcut_parameters,
     shortcut_points,
     wrap_with_shortcuts,
 )
+from sj_shortcut.backend import has_cupy_backend
 
 DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 HEADS = ["layer1.1", "layer2.1"]
@@ -573,6 +575,22 @@ def test_an_interrupt_anywhere_in_removal_leaves_no_half_of_it():
             assert not any("shortcut" in name for name in names)
             assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert interrupts > 50
+
+
+@pytest.mark.skipif(not has_cupy_backend(), reason="2.0.0 has no backend to set")
+def test_an_interrupt_anywhere_in_setting_the_backend_leaves_no_half_of_it():
+    model = Net()
+    neurons = [module for module in model.modules() if isinstance(module, neuron.BaseNode)]
+    interrupts = 0
+    for line in range(1, 100_000):
+        for module in neurons:
+            module._backend = "cupy"  # as on a machine with a GPU
+        if not interrupted(partial(set_backend, model, "torch"), line):
+            break
+        interrupts += 1
+        assert len({module.backend for module in neurons}) == 1
+    assert interrupts > 20
+    assert {module.backend for module in neurons} == {"torch"}
 
 
 @both_modes

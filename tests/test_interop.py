@@ -45,6 +45,11 @@ def train_step(model: nn.Module, x: Tensor, **options: Any) -> dict[str, Tensor 
     return gradients(model)
 
 
+def forward(model: nn.Module, x: Tensor, step_mode: str) -> Tensor:
+    output = model(x) if step_mode == "m" else torch.stack([model(step) for step in x])
+    return output.mean(0)
+
+
 # Copies
 
 
@@ -290,7 +295,11 @@ def make_criterion(model: nn.Module, coefficient: float | None) -> Callable[...,
 
 
 def train(
-    model: nn.Module, coefficient: float | None, rank: int | None = None, accumulate: bool = False
+    model: nn.Module,
+    coefficient: float | None,
+    rank: int | None = None,
+    accumulate: bool = False,
+    step_mode: str = "m",
 ) -> History:
     """Weights after each step, on one rank's part of the batches or on all of them."""
     criterion = make_criterion(model, coefficient)
@@ -305,7 +314,7 @@ def train(
                 x, y = x[:, rank::RANKS], y[rank::RANKS]
             wait = nullcontext() if last or rank is None else model.no_sync()
             with wait:
-                criterion(model(x).mean(0), y).backward()
+                criterion(forward(model, x, step_mode), y).backward()
             functional.reset_net(model)
         optimizer.step()
         state = getattr(model, "module", model).state_dict()
@@ -313,9 +322,9 @@ def train(
     return history
 
 
-def seeded_net() -> nn.Module:
+def seeded_net(step_mode: str = "m") -> nn.Module:
     torch.manual_seed(0)
-    return wrap_with_shortcuts(Net())
+    return wrap_with_shortcuts(Net(step_mode))
 
 
 def train_one_rank(rank: int, folder: str) -> None:
@@ -330,6 +339,9 @@ def train_one_rank(rank: int, folder: str) -> None:
             results[way, name] = train(model, coefficient, rank)
     model = DistributedDataParallel(seeded_net())
     results["no_sync"] = train(model, 1.0, rank, accumulate=True)
+    for name, coefficient in LOSSES.items():
+        model = DistributedDataParallel(seeded_net("s"))
+        results["single steps", name] = train(model, coefficient, rank, step_mode="s")
     torch.save(results, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -357,6 +369,12 @@ def test_ranks_train_as_one_process_does(ranks, way, loss):
     for name, value in of_ranks[0][-1].items():
         untrained = "shortcut_head" in name and loss != "coefficient 1"
         assert torch.equal(value, before[name]) == untrained, name
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_ranks_that_call_the_model_once_a_time_step(ranks, loss):
+    expected = train(seeded_net("s"), LOSSES[loss], step_mode="s")
+    assert_agree([results["single steps", loss] for results in ranks], expected)
 
 
 def test_gradients_gathered_without_synchronizing(ranks):
@@ -422,8 +440,3 @@ def test_autocast_gradients_are_those_of_a_computation_by_hand(step_mode, combin
         torch.testing.assert_close(
             parameter.grad, expected[name].grad, rtol=0.05, atol=0.01, msg=name
         )
-
-
-def forward(model: nn.Module, x: Tensor, step_mode: str) -> Tensor:
-    output = model(x) if step_mode == "m" else torch.stack([model(step) for step in x])
-    return output.mean(0)

@@ -14,6 +14,7 @@ TITLES = [title for title in recipes.SECTIONS if recipes.blocks(title) and title
 FREED = {
     "Lightning": "model",
     "Accelerate": "model",
+    "DistributedDataParallel": "model",
     "FSDP2": "model",
     "Average of the weights": "deployed",
     "Export": "model",
@@ -40,7 +41,7 @@ def _in_an_empty_folder(monkeypatch, tmp_path):
 def test_recipe_runs(title):
     if "(SpikingJelly 2.0.0)" in title and not SECOND_GENERATION:
         pytest.skip("needs SpikingJelly 2.0.0")
-    if title == "FSDP2":
+    if title in ("DistributedDataParallel", "FSDP2"):
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     torch.manual_seed(0)
     namespace = recipes.run(title)
@@ -54,4 +55,4 @@ def test_recipe_runs(title):
 
 def test_all_recipes_were_found():
     assert set(FREED) < set(TITLES)
-    assert len(TITLES) == 8
+    assert len(TITLES) == 9

@@ -92,9 +92,14 @@ def first_tensor(output: Any) -> Tensor | None:
 @contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients and with fresh neurons; everything is put back after."""
-    with preserved(model), torch.no_grad():
-        model.eval()
-        for module in model.modules():
-            if isinstance(module, base.MemoryModule):
-                module._memories.update(copy.deepcopy(module._memories_rv))
-        yield
+    gradients = torch.is_grad_enabled()
+    try:
+        with preserved(model), torch.no_grad():
+            model.eval()
+            for module in model.modules():
+                if isinstance(module, base.MemoryModule):
+                    module._memories.update(copy.deepcopy(module._memories_rv))
+            yield
+    except BaseException:
+        torch.set_grad_enabled(gradients)  # an interrupt may come right where no_grad ends
+        raise

@@ -538,7 +538,7 @@ def lines() -> Iterator[int]:
 
 def state_of(model: nn.Module) -> tuple[bytes, ...]:
     generators = torch.get_rng_state().numpy(), np.random.get_state(), random.getstate()
-    return tuple(map(pickle.dumps, (model, *generators)))
+    return tuple(map(pickle.dumps, (model, torch.is_grad_enabled(), *generators)))
 
 
 @pytest.mark.parametrize("example", [False, True])

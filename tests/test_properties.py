@@ -472,8 +472,8 @@ OUTPUT = "the model's output itself"
 
 
 @drawn
-@given(plan=plans(), data=st.data())
-def test_points_are_the_places_computed_by_hand(plan, data):
+@given(plan=plans())
+def test_points_are_the_places_computed_by_hand(plan):
     """Without an example, a place may be unknown, but nothing told of it may be wrong."""
     outputs = places(plan)
     model = plan.model()
@@ -493,8 +493,27 @@ def test_points_are_the_places_computed_by_hand(plan, data):
 
 
 @drawn
-@given(plan=plans(), data=st.data())
-def test_a_head_for_every_place_has_its_own_gradient(plan, data):
+@given(plan=plans(cat=True).filter(has_cat))
+def test_a_wrong_guess_of_channels_is_refused_by_the_first_forward(plan):
+    """Where parts are put side by side, the modules suggest a width that is not that of the sum."""
+    model, outputs = plan.model(), places(plan)
+    usable = [point.name for point in shortcut_points(model) if point.usable]
+    apart = {id(outputs[name]): name for name in usable}
+    assume(apart)
+    wrap_with_shortcuts(model, list(apart.values()), num_classes=plan.classes)
+    branches = shortcut_branches(model).items()
+    wrong = [name for name, branch in branches if branch.channels != outputs[name].shape[2]]
+    if not wrong:
+        plan.outputs(model, plan.sequence())
+        return
+    with pytest.raises(ValueError, match="was made for .* channels") as error:
+        plan.outputs(model, plan.sequence())
+    assert any(f"'{name}'" in str(error.value) for name in wrong)
+
+
+@drawn
+@given(plan=plans())
+def test_a_head_for_every_place_has_its_own_gradient(plan):
     """Every usable point at once, as far as outputs differ; each head learns from its own."""
     model = plan.model()
     outputs = places(plan)

@@ -63,6 +63,7 @@ MORE = (
     setting("digits", "plain", 30, "sigmoid"),
     setting("digits", "plain", 30, "rect"),
     setting("nmnist", "plain", 18, "rect"),
+    setting("nmnist", "plain", 30, "atan"),
     setting("cifar10", "plain", 18, "atan"),
 )
 
@@ -84,6 +85,12 @@ LOGITS = tuple(
 )
 PLACES = tuple({**HOLD, "at": at} for at in ("stages", "every:6", "all"))
 STARTS = tuple({**HOLD, "start": start} for start in (0.1, 0.3, 3.0))
+# Light heads: all of them together weigh less than the output.
+LIGHT = tuple(
+    {**HEADS, "schedule": schedule, "start": start}
+    for start in (0.1, 0.03)
+    for schedule in ("hold-linear", "constant", "ratio-each")
+)
 PER_STEP = ({**HOLD, "per_step": True},)
 RULES_LEFT = tuple(
     {**HEADS, "schedule": rule}
@@ -100,7 +107,10 @@ def plan() -> list[Run]:
 
 def _in_order() -> Iterator[Run]:
     on_digits = tuple(each for each in CORE if each.data == "digits")
-    yield from cross(CORE, MAIN_METHODS, seeds=[0])
+    small = tuple(each for each in CORE if each.data != "cifar10")
+    yield from cross(small, (*MAIN_METHODS, *LIGHT), seeds=[0])
+    yield from cross(small, (*MAIN_METHODS, *LIGHT), seeds=[1])
+    yield from cross(CORE, (*MAIN_METHODS, *LIGHT), seeds=[0])
     yield from cross(on_digits, (*ALL_RULES, *PLACES), seeds=[0])
     yield from cross(on_digits, (*RULES_LEFT, *PLACES, *STARTS), seeds=[0, 1])
     yield from cross(CORE, MAIN_METHODS, seeds=[1, 2])

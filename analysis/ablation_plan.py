@@ -96,6 +96,7 @@ RULES_LEFT = tuple(
     {**HEADS, "schedule": rule}
     for rule in ("ratio-each", "ratio-squared", "overtaken", "coherence")
 )
+RACE = {**HEADS, "schedule": "race"}
 ALL_RULES = tuple({**HEADS, "schedule": rule} for rule in RULES)
 RATES = (0.01, 0.03, 0.3)
 
@@ -108,8 +109,13 @@ def plan() -> list[Run]:
 def _in_order() -> Iterator[Run]:
     on_digits = tuple(each for each in CORE if each.data == "digits")
     small = tuple(each for each in CORE if each.data != "cifar10")
-    yield from cross(small, (*MAIN_METHODS, *LIGHT), seeds=[0])
-    yield from cross(small, (*MAIN_METHODS, *LIGHT), seeds=[1])
+    yield from cross(small[::-1], (*SCHEDULES, RACE, *PLACES), seeds=[0])
+    events = [each for each in CORE if each.data == "nmnist"]
+    yield from rates(events, seeds=[0])
+    yield from cross(events, RULES_LEFT, seeds=[0])
+    yield from cross(CORE, MAIN_METHODS, seeds=[0])
+    yield from cross(small, MAIN_METHODS, seeds=[1])
+    yield from cross(small, LIGHT, seeds=[0])
     yield from cross(CORE, (*MAIN_METHODS, *LIGHT), seeds=[0])
     yield from cross(on_digits, (*ALL_RULES, *PLACES), seeds=[0])
     yield from cross(on_digits, (*RULES_LEFT, *PLACES, *STARTS), seeds=[0, 1])

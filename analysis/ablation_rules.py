@@ -66,6 +66,20 @@ class Overtaken(HandoverSchedule):
         }
 
 
+class Race(HandoverSchedule):
+    """One λ, halved when the output's loss fell by a larger share in the epoch than every head's,
+    doubled (up to the start) when by a smaller one than the best head's."""
+
+    def rule(self, main: float, heads: dict[str, float]) -> dict[str, float]:
+        before, self.before = getattr(self, "before", None), {"main": main, **heads}
+        now = next(iter(self.coefficients.values()), self.start) / self.start
+        if before is None:
+            return dict.fromkeys(heads, now)
+        quotients = {name: self.before[name] / before[name] for name in self.before}
+        ahead = quotients.pop("main") <= min(quotients.values())
+        return dict.fromkeys(heads, now / 2 if ahead else min(1.0, 2 * now))
+
+
 class GradientNorm(HandoverSchedule):
     """One λ = min(1, |gradient of the heads' losses| / |that of the output's|), first layer."""
 
@@ -97,6 +111,7 @@ RULES: dict[str, Callable[[float], HandoverSchedule]] = {
     "ratio-best": RatioBest,
     "remaining": Remaining,
     "overtaken": Overtaken,
+    "race": Race,
     "gradient-norm": GradientNorm,
     "coherence": Coherence,
 }

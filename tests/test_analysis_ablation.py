@@ -189,6 +189,7 @@ DECIDED = {
     "ratio-best": [1.0] * 3,
     "remaining": [1.0] * 3,
     "overtaken": [0.5, 0.5, 1.0],
+    "race": [1.0] * 3,
 }
 
 
@@ -211,6 +212,16 @@ def test_what_is_left_of_the_loss() -> None:
         schedule.observe({"main": torch.tensor(main), "a": torch.tensor(1.0)})
         schedule.step()
     assert [schedule(epoch) for epoch in range(4)] == [1, 1, 0.5, 0.25]
+
+
+def test_who_falls_faster() -> None:
+    from ablation_rules import Race
+
+    schedule = Race()
+    for main, head in ((2.0, 2.0), (1.0, 1.5), (0.5, 1.0), (0.5, 0.9), (0.5, 0.8), (0.5, 0.7)):
+        schedule.observe({"main": torch.tensor(main), "a": torch.tensor(head)})
+        schedule.step()
+    assert [schedule(epoch) for epoch in range(7)] == [1, 1, 0.5, 0.25, 0.5, 1, 1]
 
 
 @pytest.mark.parametrize("name", ["gradient-norm", "coherence"])

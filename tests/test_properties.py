@@ -234,6 +234,7 @@ def step_by_hand(
         feature, linear = average_over_space(outputs[name]), branch.head.linear
         logits[name] = F.linear(feature, linear.weight, linear.bias)
     total = training.total_by_hand(main, logits, weights, plan.target(more))
+    assume(total.requires_grad)  # spikes of resonators do not depend on the first time step
     learning = [p for p in model.parameters() if p.requires_grad]
     return total, list(torch.autograd.grad(total, learning, materialize_grads=True))
 
@@ -436,6 +437,7 @@ def plain_step(plan: Plan, model: nn.Module, training: Training, seed: int) -> N
         total = torch.stack(terms).mean(0)
     else:
         total = training.criterion(outputs.mean(0), plan.target())
+    assume(total.requires_grad)
     total.backward()
     functional.reset_net(model)
 

@@ -109,9 +109,12 @@ def plan() -> list[Run]:
 def _in_order() -> Iterator[Run]:
     on_digits = tuple(each for each in CORE if each.data == "digits")
     small = tuple(each for each in CORE if each.data != "cifar10")
-    yield from cross(small[::-1], (*SCHEDULES, RACE, *PLACES), seeds=[0])
-    events = [each for each in CORE if each.data == "nmnist"]
+    events = tuple(each for each in CORE if each.data == "nmnist")
+    yield from cross(events, MAIN_METHODS, seeds=[0, 1, 2])
+    yield from cross((*events, *on_digits), PLACES, seeds=[0])
+    yield from cross(on_digits, MAIN_METHODS, seeds=[0, 1])
     yield from rates(events, seeds=[0])
+    yield from cross(small, (*SCHEDULES, RACE), seeds=[0])
     yield from cross(events, RULES_LEFT, seeds=[0])
     yield from cross(CORE, MAIN_METHODS, seeds=[0])
     yield from cross(small, MAIN_METHODS, seeds=[1])

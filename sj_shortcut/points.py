@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,9 @@ from torch import nn
 
 from sj_shortcut.probe import run_probe
 from sj_shortcut.survey import CLASSIFIER_FEATURE, WEIGHT_LAYERS, Survey, infer_num_classes
+
+# Spiking layers or blocks from one head of at="auto" to the next, at most.
+LONGEST_STRETCH = 3
 
 At = str | int | Sequence[str] | Callable[[str, nn.Module], bool]
 
@@ -28,7 +32,7 @@ class ShortcutPoint:
         channels: Channels of its output; ``None`` where the modules do not tell.
         stage: Number of the stage of width or resolution it belongs to, from 1.
         usable: Whether a head can sit here.
-        on_path: Whether ``at="stages"``, ``at="all"`` and ``at=<int>`` choose from it: the
+        on_path: Whether ``at="auto"``, ``"stages"``, ``"all"`` and a number choose from it: the
             outermost spiking layers and blocks but the last, not the parts of a block.
         reason: Why no head can sit here, or why the automatic choices leave it out.
         shape: Output shape seen with ``example_input``: ``[T, N, C, ...]`` in step mode 'm',
@@ -138,8 +142,8 @@ def choose_points(points: ShortcutPoints, model: nn.Module, at: At) -> list[Shor
         TypeError: If ``at`` is of no known kind.
         ValueError: If it chooses nothing, or something unusable.
     """
-    if isinstance(at, str) and at in ("stages", "all"):
-        return _stage_ends(points) if at == "stages" else _path(points)
+    if isinstance(at, str) and at in AUTOMATIC:
+        return AUTOMATIC[at](points)
     if isinstance(at, bool):
         raise TypeError('at must not be a bool; for a head at every spiking layer say at="all".')
     if isinstance(at, Integral):
@@ -163,8 +167,8 @@ def _path(points: Iterable[ShortcutPoint]) -> list[ShortcutPoint]:
             "are found by themselves; name your own classes with neuron_types=(MyNeuron,)."
         )
     raise ValueError(
-        'at="stages", "all" and a number of heads find no spiking layer to put one on. Looked at: '
-        f"{reasons}. Name a point with at=[...]; shortcut_points(model) lists them."
+        'at="auto", "stages", "all" and a number of heads find no spiking layer to put one on. '
+        f"Looked at: {reasons}. Name a point with at=[...]; shortcut_points(model) lists them."
     )
 
 
@@ -178,6 +182,18 @@ def _stage_ends(points: ShortcutPoints) -> list[ShortcutPoint]:
     return [p for p in ends.values() if p.on_path] or [path[len(path) // 2]]
 
 
+def _auto(points: ShortcutPoints) -> list[ShortcutPoint]:
+    """Stage ends, and as few more as leave no longer stretch than ``LONGEST_STRETCH``, evenly."""
+    path = _path(points)
+    ends = [path.index(point) + 1 for point in _stage_ends(points)]
+    chosen = []
+    # Behind the path comes the classifier's own feature, which is fed by the output's loss.
+    for start, end in zip([0, *ends], [*ends, len(path) + 1], strict=True):
+        pieces = math.ceil((end - start) / LONGEST_STRETCH)
+        chosen += [start + round((end - start) * (i + 1) / pieces) for i in range(pieces)]
+    return [path[i - 1] for i in chosen[:-1]]
+
+
 def _evenly(path: list[ShortcutPoint], count: int) -> list[ShortcutPoint]:
     if not 1 <= count <= len(path):
         raise ValueError(
@@ -188,10 +204,17 @@ def _evenly(path: list[ShortcutPoint], count: int) -> list[ShortcutPoint]:
     return [path[round(gap * (i + 1)) - 1] for i in range(count)]
 
 
+AUTOMATIC: dict[str, Callable[[ShortcutPoints], list[ShortcutPoint]]] = {
+    "auto": _auto,
+    "stages": _stage_ends,
+    "all": _path,
+}
+
+
 def _patterns(at: Any) -> list[str]:
     if not isinstance(at, Iterable) or isinstance(at, bytes | type | nn.Module):
         raise TypeError(
-            'at must be "stages", "all", a number of heads, dotted names or patterns, or a '
+            'at must be "auto", "stages", "all", a number of heads, dotted names or patterns, or a '
             f"predicate (name, module) -> bool; got {_what(at)}."
         )
     patterns = list(at)

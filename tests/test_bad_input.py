@@ -211,8 +211,8 @@ def refuse(act: Callable[[], Any], error: type[Exception], text: str, model: Any
 
 LIST_THEM = " shortcut_points(model) lists them."
 AT_KINDS = (
-    'at must be "stages", "all", a number of heads, dotted names or patterns, or a predicate '
-    "(name, module) -> bool; got "
+    'at must be "auto", "stages", "all", a number of heads, dotted names or patterns, or a '
+    "predicate (name, module) -> bool; got "
 )
 NEURON_PLACES = (
     ": heads sit on spiking neurons and on the blocks and chains that hold them."
@@ -405,8 +405,8 @@ BAD_WRAPS: dict[str, tuple[Callable[[], Any], dict[str, Any], type[Exception], s
         one_layer,
         {},
         ValueError,
-        'at="stages", "all" and a number of heads find no spiking layer to put one on. Looked at: '
-        "'1' (the classifier's own feature: left out unless named). Name a point with at=[...];"
+        'at="auto", "stages", "all" and a number of heads find no spiking layer to put one on. '
+        "Looked at: '1' (the classifier's own feature: left out unless named). Name a point with at=[...];"
         + LIST_THEM,
     ),
     "own neurons a class": (

@@ -15,11 +15,12 @@ from zoo import EVERY, ZOO, ann_layers, features, lif, nested
 
 from sj_shortcut import (
     ShortcutPoint,
+    remove_shortcuts,
     shortcut_branches,
     shortcut_points,
     wrap_with_shortcuts,
 )
-from sj_shortcut.points import choose_points
+from sj_shortcut.points import LONGEST_STRETCH, choose_points
 
 NESTED = nested()  # for tests that only look at it
 OWN_FEATURE = "the classifier's own feature: left out unless named"
@@ -451,6 +452,28 @@ def test_stages_end_where_the_width_changes(widths):
     ends = [f"{i}.1" for i, (a, b) in enumerate(pairwise(widths)) if a != b]
     if ends:  # of one stage: see above
         assert chosen(nn.Sequential(*layers, layer.Linear(widths[-1], 3)), "stages") == ends
+
+
+@given(widths=st.lists(st.integers(2, 4), min_size=2, max_size=16))
+def test_auto_is_the_stage_ends_and_what_leaves_no_stretch_long(widths):
+    layers = [
+        nn.Sequential(layer.Linear(a, b), lif()) for a, b in zip([5, *widths], widths, strict=False)
+    ]
+    model = nn.Sequential(*layers, layer.Linear(widths[-1], 3))
+    places = [int(name.split(".")[0]) for name in chosen(model, "auto")]
+    remove_shortcuts(model)
+    ends = {int(name.split(".")[0]) for name in chosen(model, "stages")}
+    assert ends <= set(places) and places == sorted(set(places))
+    # The last spiking layer is the classifier's own feature, fed by the loss of the output.
+    gaps = [b - a for a, b in pairwise([-1, *places, len(widths) - 1])]
+    assert max(gaps) <= LONGEST_STRETCH
+    # As few as that takes: between two ends, gaps are even and one less would be too long.
+    bounds = [-1, *sorted(ends), len(widths) - 1]
+    for start, end in pairwise(bounds):
+        inside = [place for place in places if start < place < end]
+        assert len(inside) == math.ceil((end - start) / LONGEST_STRETCH) - 1
+        gaps = [b - a for a, b in pairwise([start, *inside, end])]
+        assert max(gaps) - min(gaps) <= 1
 
 
 GLOBS = {

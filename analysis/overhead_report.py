@@ -46,8 +46,8 @@ QUESTIONS = {
 
 WORDS = {
     "models": "Default heads sit at the end of each stage but the last.",
-    "time steps": """The same batch for longer: the heads' share should not grow. It falls, as part of
-their cost is the same for any T; a step on few images at T = 1 is short enough for that to show.""",
+    "time steps": """The same batch for longer: the heads' share should not grow. It falls, as part
+of their cost is the same for any T, which shows where a step is as short as with T = 1.""",
     "depth": """Convolution, batch norm and LIF, 16 channels, 16 x 16 pixels; a head for every three
 layers.""",
     "eval": "Inference without gradients; the heads are in the model and do not run.",

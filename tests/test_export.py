@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sj_shortcut import ShortcutLoss, has_shortcuts, remove_shortcuts, wrap_with_shortcuts
 
-T, N, CLASSES = 4, 3, 10
+T, N, CLASSES = 2, 3, 10
 NEURONS = [
     neuron.IFNode,
     neuron.LIFNode,

@@ -9,7 +9,6 @@ import math
 import os
 import pickle
 import random
-import statistics
 import sys
 import threading
 import time
@@ -707,8 +706,8 @@ def test_a_thousand_cycles_grow_neither_in_memory_nor_in_time():
             blocks.append(sys.getallocatedblocks())
     assert objects[1] - objects[0] < 20
     assert blocks[1] - blocks[0] < 200
-    early, late = (statistics.median(part) for part in (times[100:300], times[-200:]))
-    assert late < 2 * early
+    # The fastest of many, as other programs may run besides.
+    assert min(times[-300:]) < 2 * min(times[:300])
 
 
 @both_modes

@@ -24,6 +24,7 @@ def setting(
         depth=depth,
         T=steps,
         surrogate=surrogate,
+        head="none",
         at="none",
         combine="loss",
         schedule="none",
@@ -67,37 +68,24 @@ MORE = (
     setting("cifar10", "plain", 18, "atan"),
 )
 
-HEADS = {"at": "every:3"}
 VANILLA: dict[str, object] = {}
-CONSTANT = {**HEADS, "schedule": "constant"}
+HEADS: dict[str, object] = {"at": "every:3", "head": "grid4"}
 HOLD = {**HEADS, "schedule": "hold-linear"}
-MAIN_METHODS = (
-    VANILLA,
-    HOLD,
-    CONSTANT,
-    *({**HEADS, "schedule": rule} for rule in ("ratio-each", "ratio-squared")),
-)
+RATIO = {**HEADS, "schedule": "ratio-each"}
+CONSTANT = {**HEADS, "schedule": "constant"}
+AVERAGE = tuple({**method, "head": "average"} for method in (HOLD, RATIO, CONSTANT))
+MAIN_METHODS = (VANILLA, HOLD, RATIO, CONSTANT, *AVERAGE[:2])
 SCHEDULES = tuple(
     {**HEADS, "schedule": name} for name in ("linear", "cosine", "exponential", "hold-cosine")
 )
+RULES_TRIED = tuple({**HEADS, "schedule": rule} for rule in RULES)
+PLACES = tuple({**HOLD, "at": at} for at in ("stages", "auto", "every:6", "all"))
+GRIDS = (*({**HOLD, "head": head} for head in ("grid2", "grid3")), *AVERAGE)
 LOGITS = tuple(
     {**HEADS, "combine": "logits", "schedule": name} for name in ("linear", "hold-cosine")
 )
-PLACES = tuple({**HOLD, "at": at} for at in ("stages", "every:6", "all"))
 STARTS = tuple({**HOLD, "start": start} for start in (0.1, 0.3, 3.0))
-# Light heads: all of them together weigh less than the output.
-LIGHT = tuple(
-    {**HEADS, "schedule": schedule, "start": start}
-    for start in (0.1, 0.03)
-    for schedule in ("hold-linear", "constant", "ratio-each")
-)
 PER_STEP = ({**HOLD, "per_step": True},)
-RULES_LEFT = tuple(
-    {**HEADS, "schedule": rule}
-    for rule in ("ratio-each", "ratio-squared", "overtaken", "coherence")
-)
-RACE = {**HEADS, "schedule": "race"}
-ALL_RULES = tuple({**HEADS, "schedule": rule} for rule in RULES)
 RATES = (0.01, 0.03, 0.3)
 
 
@@ -107,27 +95,20 @@ def plan() -> list[Run]:
 
 
 def _in_order() -> Iterator[Run]:
-    on_digits = tuple(each for each in CORE if each.data == "digits")
     small = tuple(each for each in CORE if each.data != "cifar10")
-    events = tuple(each for each in CORE if each.data == "nmnist")
-    yield from cross(events, MAIN_METHODS, seeds=[0, 1, 2])
-    yield from cross((*events, *on_digits), PLACES, seeds=[0])
-    yield from cross(on_digits, MAIN_METHODS, seeds=[0, 1])
-    yield from rates(events, seeds=[0])
-    yield from cross(small, (*SCHEDULES, RACE), seeds=[0])
-    yield from cross(events, RULES_LEFT, seeds=[0])
-    yield from cross(CORE, MAIN_METHODS, seeds=[0])
-    yield from cross(small, MAIN_METHODS, seeds=[1])
-    yield from cross(small, LIGHT, seeds=[0])
-    yield from cross(CORE, (*MAIN_METHODS, *LIGHT), seeds=[0])
-    yield from cross(on_digits, (*ALL_RULES, *PLACES), seeds=[0])
-    yield from cross(on_digits, (*RULES_LEFT, *PLACES, *STARTS), seeds=[0, 1])
-    yield from cross(CORE, MAIN_METHODS, seeds=[1, 2])
-    yield from rates(on_digits, seeds=[0, 1, 2])
-    yield from cross(BY_DEPTH, MAIN_METHODS, seeds=[0, 1, 2])
+    yield from cross(small, MAIN_METHODS, seeds=[0, 1])
+    yield from cross(EASY[:2], MAIN_METHODS, seeds=[0])
+    yield from cross(CORE[-1:], MAIN_METHODS, seeds=[0])
+    yield from rates(small, seeds=[0])
+    yield from cross(small, (*GRIDS, *PLACES), seeds=[0])
+    yield from cross(BY_DEPTH, MAIN_METHODS, seeds=[0])
+    yield from cross(small, MAIN_METHODS, seeds=[2])
     yield from cross(EASY, MAIN_METHODS, seeds=[0, 1, 2])
+    yield from cross(CORE, MAIN_METHODS, seeds=[1, 2])
+    yield from cross(small, (*RULES_TRIED, *SCHEDULES), seeds=[0])
+    yield from cross(BY_DEPTH, MAIN_METHODS, seeds=[1, 2])
     yield from longer(CORE, seeds=[0, 1, 2])
-    yield from cross(CORE, (*RULES_LEFT, *PLACES), seeds=[0, 1, 2])
+    yield from cross(CORE, (*RULES_TRIED, *GRIDS, *PLACES), seeds=[0, 1, 2])
     yield from rates(CORE, seeds=[0, 1, 2])
     yield from cross(CORE, (*SCHEDULES, *LOGITS, *STARTS, *PER_STEP), seeds=[0, 1, 2])
     yield from cross(MORE, MAIN_METHODS, seeds=[0, 1, 2])

@@ -41,7 +41,8 @@ Runs of one seed have the same weights at first and see the same batches. Method
 by seed; intervals are of 95 %, by Student's t. Time is the processor's, of one thread, of training
 alone. Methods are named by their schedule: `hold-linear` is λ = 1 for half of the epochs, then
 falling to 0 in a line; the others are in `ablation_run.py` and `ablation_rules.py`. Heads sit at
-every third layer, losses are added and λ₀ is 1, if not said otherwise.
+every third layer and average over 4 x 4 parts of space, losses are added and λ₀ is 1, if not said
+otherwise; `average` is the head that averages over all of space.
 
 These are short trainings of small networks on little data: accuracies are to be compared with one
 another, not with published ones.

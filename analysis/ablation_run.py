@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -21,6 +22,7 @@ from sj_shortcut import (
     ConstantSchedule,
     EvolutionarySchedule,
     HandoverSchedule,
+    ShortcutHead,
     ShortcutLoss,
     ShortcutSchedule,
     gradient_flow,
@@ -51,6 +53,7 @@ class Run:
     """One training. Runs of one seed start from the same weights and see the same batches.
 
     Attributes:
+        head: "none", "average" for one over space, or "grid4" for those over each of 4 x 4 parts of it.
         at: "none" for vanilla, what `wrap_with_shortcuts` takes, or "every:3" for a head every
             three layers of the depth.
         schedule: "none", "constant", one of `SCHEDULES`, or a rule of `ablation_rules`.
@@ -64,6 +67,7 @@ class Run:
     depth: int
     T: int
     surrogate: str
+    head: str
     at: str
     combine: str
     schedule: str
@@ -116,7 +120,8 @@ class Training:
             at = run.at
             if at.startswith("every:"):
                 at = max(1, run.depth // int(at.removeprefix("every:")) - 1)
-            wrap_with_shortcuts(self.model, at=at)
+            grid = 1 if run.head == "average" else int(run.head.removeprefix("grid"))
+            wrap_with_shortcuts(self.model, at=at, head=partial(ShortcutHead, grid=grid))
             self.criterion = ShortcutLoss(
                 self.model,
                 self.criterion,

@@ -36,12 +36,18 @@ def setting_label(row) -> str:
 
 
 def method_label(row) -> str:
-    """Short name: the schedule, and what differs from a head every three layers of λ₀ = 1."""
+    """Short name: the schedule, and what differs from the usual.
+
+    Usual are a head every three layers that averages over 4 x 4 parts of space, sums of losses,
+    and λ₀ = 1.
+    """
     if row.schedule == "none":
         return "vanilla"
     parts = [row.schedule]
     if row.at != "every:3":
         parts.append(f"at {row.at}")
+    if row.head != "grid4":
+        parts.append(row.head)
     if row.combine != "loss":
         parts.append(row.combine)
     if row.start != 1:

@@ -15,28 +15,58 @@ HeadFactory = Callable[[int, int], nn.Module]
 class ShortcutHead(nn.Module):
     """The default head: average over space, then one linear layer.
 
-    Together with the average over time that a :class:`ShortcutBranch` takes first, this is the
-    shortcut branch of Guo et al., "Take A Shortcut Back" (NeurIPS 2024), as we read it. Averaging
-    commutes with the linear layer, so averaging first costs O(N C K) instead of O(T N C K).
+    Together with the average over time, this is the shortcut branch of Guo et al., "Take A
+    Shortcut Back" (NeurIPS 2024), as we read it. Averaging commutes with the linear layer, so
+    averaging first costs O(N C K) instead of O(T N C K).
+
+    With a ``grid`` above 1, which is ours, it averages over each of grid x grid parts of the map
+    instead of over all of it. A shallow layer then need not make its channels tell the classes
+    wherever in the image they see something; ``analysis/results/ablation`` shows how much that
+    can matter.
 
     Args:
         channels: Channels C of the features.
         num_classes: Number of classes K.
+        grid: Parts along height and along width.
+
+    Raises:
+        ValueError: If ``grid`` is less than 1.
 
     Example:
         >>> head = ShortcutHead(64, 10)
         >>> head(torch.rand(2, 64, 8, 8)).shape
         torch.Size([2, 10])
+        >>> from functools import partial
+        >>> from spikingjelly.activation_based import layer, neuron
+        >>> from sj_shortcut import wrap_with_shortcuts
+        >>> model = nn.Sequential(layer.Conv2d(1, 4, 3), neuron.LIFNode(), layer.Conv2d(4, 8, 3),
+        ...                       neuron.LIFNode(), layer.Flatten(), layer.Linear(128, 10))
+        >>> model = wrap_with_shortcuts(model, head=partial(ShortcutHead, grid=2))
     """
 
-    def __init__(self, channels: int, num_classes: int) -> None:
+    def __init__(self, channels: int, num_classes: int, grid: int = 1) -> None:
         super().__init__()
-        self.linear = nn.Linear(channels, num_classes)
+        if isinstance(grid, bool) or not isinstance(grid, int) or grid < 1:
+            raise ValueError(f"grid must be a whole number of at least 1, got {grid!r}.")
+        self.grid = grid
+        self.linear = nn.Linear(channels * grid * grid, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[N, K]`` of features ``[N, C]``, ``[N, C, L]`` or ``[N, C, H, W]``."""
-        logits: Tensor = self.linear(_average(x, range(2, x.ndim)))
+    def forward(self, x: Tensor, with_time: bool = False) -> Tensor:
+        """Logits ``[N, K]`` of features.
+
+        Args:
+            x: ``[N, C]``, ``[N, C, L]``, ``[N, C, H, W]`` or ``[N, C, D, H, W]``.
+            with_time: Whether ``x`` has a time axis before these, to be averaged over as well.
+        """
+        # Averaging over space before time reads the features once, and writes nothing of their
+        # size.
+        cells = _cells(x, 2 + with_time, self.grid)
+        logits: Tensor = self.linear(_average(cells, (0,)) if with_time else cells)
         return logits
+
+    def extra_repr(self) -> str:
+        """The grid, for ``print(model)``."""
+        return f"grid={self.grid}" if self.grid > 1 else ""
 
 
 class ShortcutBranch(base.MemoryModule):
@@ -127,9 +157,7 @@ class ShortcutBranch(base.MemoryModule):
         """Logits ``[N, K]`` (``[T, N, K]`` if per step) of features ``[T, N, C, ...]``."""
         self._check_features(x, "[T, N, C, ...]", axis=2)
         if type(self.head) is ShortcutHead and not self.per_step:
-            # It averages over space anyway. Doing so before the average over time reads the
-            # features once, and writes nothing of their size.
-            return self._checked(self.head(_average(x, range(3, x.ndim), (0,))), (2,))
+            return self._checked(self.head(x, with_time=True), (2,))
         if self._sees_every_step():
             logits = self._checked(self.head(x), (3,) if self.per_step else (2, 3))
             return logits if self.per_step or logits.ndim == 2 else logits.mean(0)
@@ -209,6 +237,27 @@ class ShortcutBranch(base.MemoryModule):
         state["_memories"] = dict(self._memories_rv)
         state["tapped"], state["before"] = None, (None, None)
         return state
+
+
+def _cells(x: Tensor, first: int, grid: int) -> Tensor:
+    """Averages over parts of space, which begins at axis ``first``: ``[..., C * grid * grid]``."""
+    space = x.ndim - first
+    if grid == 1:
+        return _average(x, range(first, x.ndim))
+    if space == 0:  # a map of one pixel is all parts alike
+        return x.unsqueeze(-1).expand(*x.shape, grid * grid).flatten(-2)
+    if space == 1:  # as many parts, side by side
+        parts = nn.functional.adaptive_avg_pool1d(x.flatten(0, first - 2), grid * grid)
+        return parts.reshape(*x.shape[: first - 1], -1)
+    x = _average(x, range(first, x.ndim - 2))
+    height, width = x.shape[-2:]
+    if height % grid == 0 and width % grid == 0:
+        # The backward pass of this sum is a view, too.
+        parts = x.unflatten(-1, (grid, -1)).unflatten(-3, (grid, -1))
+        parts = _average(parts, (first + 1, first + 3))
+    else:
+        parts = nn.functional.adaptive_avg_pool2d(x.flatten(0, first - 2), grid)
+    return parts.reshape(*x.shape[: first - 1], -1)
 
 
 def _average(x: Tensor, *axes: Sequence[int]) -> Tensor:

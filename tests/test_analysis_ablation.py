@@ -142,9 +142,8 @@ def test_plan_is_complete() -> None:
     assert {run.surrogate for run in runs} >= {"atan", "sigmoid", "rect"}
     assert {run.combine for run in runs} == {"loss", "logits"} and any(r.per_step for r in runs)
     # Whatever is compared with vanilla has a vanilla run of the same seed and learning rate.
-    same = [replace(run, at="none", combine="loss", schedule="none", start=1.0, per_step=False)
-            for run in runs]  # fmt: skip
-    assert set(same) <= set(runs)
+    plain = {"at": "none", "head": "none", "combine": "loss", "schedule": "none", "start": 1.0}
+    assert {replace(run, per_step=False, **plain) for run in runs} <= set(runs)
 
 
 def test_validation_data_are_no_training_data(vanilla) -> None:
@@ -228,7 +227,7 @@ def test_who_falls_faster() -> None:
 def test_rules_that_look_at_gradients_leave_the_model_alone(name, vanilla) -> None:
     from ablation_run import Training
 
-    training = Training(replace(vanilla, at="every:3", schedule=name))
+    training = Training(replace(vanilla, at="every:3", head="grid4", schedule=name))
     before = {key: value.clone() for key, value in training.model.state_dict().items()}
     training.schedule.probe(training.model, training.probes)
     assert 0 <= training.schedule.probed <= 1
@@ -251,7 +250,7 @@ def table(vanilla, *rows: dict) -> pd.DataFrame:
     return labelled(pd.DataFrame(made))
 
 
-HEADS = {"at": "every:3", "schedule": "hold-linear"}
+HEADS = {"at": "every:3", "head": "grid4", "schedule": "hold-linear"}
 
 
 def test_differences_are_paired_by_seed(vanilla) -> None:

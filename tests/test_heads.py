@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
@@ -25,7 +25,8 @@ from sj_shortcut import (
 )
 
 sizes = st.integers(1, 5)
-spaces = st.lists(sizes, max_size=2)  # none, [L] or [H, W]
+spaces = st.lists(st.integers(1, 8), max_size=3)  # none, [L], [H, W] or [D, H, W]
+grids = st.integers(1, 4)
 both_modes = pytest.mark.parametrize("mode", ["m", "s"])
 
 
@@ -48,12 +49,39 @@ def feed(branch: ShortcutBranch, x: Tensor) -> None:
 # -------------------------------------------------------------------------------- the default head
 
 
-@given(batch=sizes, channels=sizes, classes=sizes, space=spaces)
-def test_the_default_head_averages_over_space(batch, channels, classes, space):
-    head = ShortcutHead(channels, classes).double()
+def averages(x: Tensor, grid: int) -> Tensor:
+    """Features ``[N, C, ...]`` averaged over each part of space, by hand: ``[N, C * parts]``."""
+    if x.ndim == 5:
+        x = x.mean(2)
+    if grid == 1:
+        return x.reshape(*x.shape[:2], -1).mean(2)
+    if x.ndim == 2:
+        return x.repeat_interleave(grid * grid, 1)
+    counts = [grid, grid] if x.ndim == 4 else [grid * grid]
+    for axis, count in enumerate(counts, 2):
+        size = x.shape[axis]
+        parts = [
+            x.narrow(axis, i * size // count, -(-(i + 1) * size // count) - i * size // count)
+            for i in range(count)
+        ]
+        x = torch.cat([part.mean(axis, keepdim=True) for part in parts], axis)
+    return x.flatten(1)
+
+
+@given(batch=sizes, channels=sizes, classes=sizes, space=spaces, grid=grids)
+@example(batch=2, channels=3, classes=2, space=[8, 8], grid=4)
+@example(batch=2, channels=3, classes=2, space=[7, 5], grid=2)
+def test_the_default_head_averages_over_parts_of_space(batch, channels, classes, space, grid):
+    head = ShortcutHead(channels, classes, grid).double()
     x = random_features(batch, channels, *space)
-    average = x.reshape(batch, channels, -1).mean(2)
-    torch.testing.assert_close(head(x), average @ head.linear.weight.T + head.linear.bias)
+    due = averages(x, grid) @ head.linear.weight.T + head.linear.bias
+    torch.testing.assert_close(head(x), due)
+
+
+@pytest.mark.parametrize("grid", [0, -1, 1.5, True, "2"])
+def test_a_grid_that_is_none(grid):
+    with pytest.raises(ValueError, match="grid must be a whole number of at least 1"):
+        ShortcutHead(3, 2, grid)
 
 
 @given(
@@ -62,14 +90,15 @@ def test_the_default_head_averages_over_space(batch, channels, classes, space):
     channels=sizes,
     classes=sizes,
     space=spaces,
+    grid=grids,
     mode=st.sampled_from("ms"),
 )
-def test_a_branch_averages_over_time_and_space(steps, batch, channels, classes, space, mode):
-    head = ShortcutHead(channels, classes)
+def test_a_branch_averages_over_time_and_space(steps, batch, channels, classes, space, grid, mode):
+    head = ShortcutHead(channels, classes, grid)
     branch = branch_of(head, channels, classes, mode)
     x = random_features(steps, batch, channels, *space)
     feed(branch, x)
-    average = x.reshape(steps, batch, channels, -1).mean((0, 3))
+    average = torch.stack([averages(step, grid) for step in x]).mean(0)
     torch.testing.assert_close(branch.logits, head.linear(average))
     assert branch.step_logits is None
 
@@ -80,36 +109,40 @@ def test_a_branch_averages_over_time_and_space(steps, batch, channels, classes, 
     channels=sizes,
     classes=sizes,
     space=spaces,
+    grid=grids,
     mode=st.sampled_from("ms"),
 )
-def test_a_branch_per_step_keeps_every_step(steps, batch, channels, classes, space, mode):
-    head = ShortcutHead(channels, classes)
+def test_a_branch_per_step_keeps_every_step(steps, batch, channels, classes, space, grid, mode):
+    head = ShortcutHead(channels, classes, grid)
     branch = branch_of(head, channels, classes, mode)
     branch.per_step = True
     x = random_features(steps, batch, channels, *space)
     feed(branch, x)
-    due = head.linear(x.reshape(steps, batch, channels, -1).mean(3))
+    due = head.linear(torch.stack([averages(step, grid) for step in x]))
     torch.testing.assert_close(branch.step_logits, due)
     torch.testing.assert_close(branch.logits, due.mean(0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("at_once", [True, False], ids=["m", "s"])
-def test_the_average_of_a_large_map_does_not_overflow(dtype, at_once):
+@pytest.mark.parametrize("grid", [1, 2, 3])
+def test_the_average_of_a_large_map_does_not_overflow(dtype, at_once, grid):
     """Each step's sum, and that over time, is beyond float16's 65504; the averages are not."""
-    x = torch.full((4, 1, 2, 64, 64), 100.0, dtype=dtype)
-    head = ShortcutHead(2, 3).to(dtype)
+    x = torch.full((4, 1, 2, 96, 96), 100.0, dtype=dtype)
+    head = ShortcutHead(2, 3, grid).to(dtype)
     branch = ShortcutBranch("point", head, 2, 3)
     branch.follow("m" if at_once else "s")
     feed(branch, x)
     assert branch.logits.dtype == dtype
-    torch.testing.assert_close(branch.logits, head.linear(x[0, :, :, 0, 0]), rtol=0.01, atol=0.1)
+    due = head.linear(averages(x[0, :, :, :1, :1], grid))
+    torch.testing.assert_close(branch.logits, due, rtol=0.01, atol=0.5)
 
     many = torch.full((2000, 1, 2), 60.0, dtype=dtype)
     branch.reset()
     branch.follow("m")
     feed(branch, many)
-    torch.testing.assert_close(branch.logits, head.linear(many[0]), rtol=0.01, atol=0.1)
+    due = head.linear(averages(many[0], grid))
+    torch.testing.assert_close(branch.logits, due, rtol=0.01, atol=0.5)
 
 
 def test_the_features_of_another_width_are_refused():
@@ -219,7 +252,9 @@ def test_a_head_with_neurons_sees_every_step(mode, per_step, shapes):
     assert all(p.grad.any() for p in head.parameters())
 
 
-@pytest.mark.parametrize("head", [ShortcutHead, Recorder, SpikingHead])
+@pytest.mark.parametrize(
+    "head", [ShortcutHead, partial(ShortcutHead, grid=3), Recorder, SpikingHead]
+)
 @pytest.mark.parametrize("per_step", [False, True])
 def test_any_head_agrees_in_both_step_modes(head, per_step):
     """But for `Recorder`, which is not linear: of averages in mode 'm', of steps in mode 's'."""

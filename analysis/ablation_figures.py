@@ -10,7 +10,7 @@ import pandas as pd
 from ablation_statistics import differences, times_to_vanilla
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 Tables = Mapping[str, pd.DataFrame]
 DPI = 150
@@ -19,10 +19,11 @@ DPI = 150
 LOOKS = {
     "vanilla": ("#D55E00", "s"),
     "hold-linear": ("#0072B2", "o"),
-    "constant": ("#009E73", "^"),
     "ratio-each": ("#CC79A7", "D"),
-    "ratio-squared": ("#E69F00", "v"),
-    "handover": ("#000000", "P"),
+    "constant": ("#009E73", "^"),
+    "hold-linear, average": ("#56B4E9", "v"),
+    "ratio-each, average": ("#E69F00", "P"),
+    "handover": ("#000000", "X"),
 }
 MAIN = tuple(LOOKS)
 CLOSER = ("digits plain 18 atan", "digits plain 30 atan")
@@ -56,7 +57,7 @@ def tidy(ax: Axes) -> None:
     ax.set_axisbelow(True)
 
 
-def legend_above(figure: Figure, ax: Axes, columns: int = 6) -> None:
+def legend_above(figure: Figure, ax: Axes, columns: int = 5) -> None:
     handles, labels = ax.get_legend_handles_labels()
     if handles:
         figure.legend(
@@ -135,11 +136,13 @@ def figure_rules(tables: Tables) -> Figure | None:
 def dots(table: pd.DataFrame, label: str) -> Figure:
     """Differences with intervals: a row a setting, a mark a method."""
     settings = list(table["setting"].unique())[::-1]
-    figure, (ax,) = panels(1, 1.0 + 0.34 * len(settings))
+    figure, (ax,) = panels(1, 1.2 + 0.75 * len(settings))
     methods = list(table["method"].unique())
     for i, method in enumerate(methods):
         rows = table[table["method"] == method]
-        places = [settings.index(name) + 0.14 * (len(methods) / 2 - i) for name in rows["setting"]]
+        places = [
+            settings.index(name) + 0.14 * ((len(methods) - 1) / 2 - i) for name in rows["setting"]
+        ]
         # A single seed has no interval.
         half = (100 * (rows["high"] - rows["difference"])).fillna(0)
         colour, marker = LOOKS[method]
@@ -149,6 +152,7 @@ def dots(table: pd.DataFrame, label: str) -> Figure:
         )  # fmt: skip
     ax.axvline(0, color="0.4", linestyle=":")
     ax.set_yticks(range(len(settings)), settings, fontsize="small")
+    ax.set_ylim(-0.6, len(settings) - 0.4)
     ax.set_xlabel(label)
     legend_above(figure, ax)
     return figure
@@ -165,7 +169,7 @@ def figure_time(tables: Tables) -> Figure | None:
         return None
     settings = list(dict.fromkeys(name for table in found.values() for name in table["setting"]))
     settings = settings[::-1]
-    figure, (ax,) = panels(1, 1.0 + 0.34 * len(settings))
+    figure, (ax,) = panels(1, 1.2 + 0.6 * len(settings))
     wide = 0.8 / len(found)
     for i, (method, table) in enumerate(found.items()):
         places = [
@@ -199,6 +203,8 @@ def figure_gradients(tables: Tables) -> Figure | None:
         look = {"color": colour, "marker": marker, "label": method}
         left.plot(norm.index, norm["1"] / norm["last"], **look)
         right.plot(coherence.index, coherence, **look)
+    for ax in (left, right):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set(xlabel="epoch", ylabel="gradient norm, first / last", yscale="log")
     right.set(xlabel="epoch", ylabel="coherence")
     legend_above(figure, right)
@@ -207,10 +213,11 @@ def figure_gradients(tables: Tables) -> Figure | None:
 
 def figure_heads(tables: Tables) -> Figure | None:
     """Validation accuracy of each head (light: shallow, dark: deep) and of the output (black)
-    over the epochs: constant λ and hold-linear; plain, 18 layers, ATan, digits, seed 0."""
+    over the epochs; plain, 18 layers, ATan, digits, seed 0."""
     runs = tables["runs"]
     runs = runs[(runs["setting"] == CLOSER[0]) & runs["usual"] & (runs["seed"] == 0)]
-    chosen = [m for m in ("constant", "hold-linear", "ratio-each") if m in set(runs["method"])]
+    wanted = ("hold-linear", "ratio-each", "hold-linear, average")
+    chosen = [method for method in wanted if method in set(runs["method"])]
     if not chosen:
         return None
     figure, axes = panels(len(chosen))
@@ -225,6 +232,7 @@ def figure_heads(tables: Tables) -> Figure | None:
         own = tables["history"][tables["history"]["run"] == run]
         ax.plot(own["epoch"], own["val_accuracy"], color="black", linewidth=2)
         ax.set(title=method, xlabel="epoch", ylim=(0, 1.02))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.yaxis.set_major_formatter(PercentFormatter(1))
     axes[0].set_ylabel("validation accuracy")
     return figure
@@ -298,15 +306,17 @@ def figure_coefficients(tables: Tables) -> Figure | None:
     if not rules:
         return None
     joined = tables["history"].merge(runs[["run", "method", "setting"]], on="run")
-    figure, axes = panels(2)
+    names = [name for name in CLOSER if name in set(runs["setting"])]
+    figure, axes = panels(len(names))
     colours = plt.get_cmap("tab10")
-    for name, ax in zip(CLOSER, axes, strict=True):
+    for name, ax in zip(names, axes, strict=True):
         for i, rule in enumerate(rules):
             rows = joined[(joined["setting"] == name) & (joined["method"] == rule)]
             if len(rows):
                 mean = rows.groupby("epoch")["coefficient"].mean()
                 ax.plot(mean.index, mean, color=colours(i % 10), label=rule)
         ax.set(title=name, xlabel="epoch", ylim=(0, 1.05))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("λ")
     legend_above(figure, axes[0], 5)
     return figure

@@ -53,7 +53,7 @@ class Run:
     """One training. Runs of one seed start from the same weights and see the same batches.
 
     Attributes:
-        head: "none", "average" for one over space, or "grid4" for those over each of 4 x 4 parts of it.
+        head: "none", "average" for one over space, or "grid4" for those over 4 x 4 parts of it.
         at: "none" for vanilla, what `wrap_with_shortcuts` takes, or "every:3" for a head every
             three layers of the depth.
         schedule: "none", "constant", one of `SCHEDULES`, or a rule of `ablation_rules`.

@@ -200,7 +200,8 @@ class ShortcutLoss(nn.Module):
                 "([N, K]; [T, N, K] with per_step=True), and the right num_classes= to "
                 "wrap_with_shortcuts."
             )
-        return logits
+        # Under autocast heads are in half precision, and their losses would be as well.
+        return logits.to(output.dtype)
 
     def _check_still_fits(self, branches: dict[str, ShortcutBranch]) -> None:
         """A model may be wrapped anew, or get another loss, after this loss was made."""

@@ -390,3 +390,14 @@ def test_two_losses_of_one_model_must_agree_on_steps():
         "another ShortcutLoss with per_step=False was made for this model after this one with "
         "per_step=True, so its heads keep no logits per step: make this one last."
     )
+
+
+def test_the_loss_of_heads_is_as_precise_as_that_of_the_output():
+    """A criterion outside of autocast is given an output in single precision, as by Accelerate."""
+    model = wrap_with_shortcuts(Net())
+    criterion = ShortcutLoss(model, nn.CrossEntropyLoss())
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(images())
+    criterion(output.float().mean(0), labels()).backward()
+    assert {part.dtype for part in criterion.parts.values()} == {torch.float32}
+    assert all(parameter.grad.any() for parameter in shortcut_parameters(model))

@@ -55,17 +55,27 @@ def wrapped(at: At = "stages", head: type[ShortcutHead] = ShortcutHead) -> Varia
 @contextmanager
 def evaluated(bench: Bench) -> Iterator[Run]:
     """Inference, without heads."""
-    with torch.no_grad():
-        bench.model.eval()
-        yield lambda: bench.logits(bench.model)
-        bench.model.train()
+    yield _inference(bench, bench.keep("evaluated", bench.another))
+
+
+@contextmanager
+def evaluated_again(bench: Bench) -> Iterator[Run]:
+    """The same of another copy."""
+    yield _inference(bench, bench.keep("evaluated again", bench.another))
 
 
 @contextmanager
 def evaluated_wrapped(bench: Bench) -> Iterator[Run]:
-    """Inference, with heads in the model, which do not run."""
-    with wrapped()(bench), evaluated(bench) as run:
-        yield run
+    """Inference, with heads in a copy of the model, which do not run."""
+
+    def with_heads() -> nn.Module:
+        return wrap_with_shortcuts(bench.another())
+
+    yield _inference(bench, bench.keep("evaluated wrapped", with_heads))
+
+
+def _inference(bench: Bench, model: nn.Module) -> Run:
+    return torch.no_grad()(lambda: bench.logits(model.eval()))
 
 
 @contextmanager

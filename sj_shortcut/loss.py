@@ -189,6 +189,8 @@ class ShortcutLoss(nn.Module):
         return torch.stack(steps).mean(0)
 
     def _logits_of(self, branch: ShortcutBranch, output: Tensor) -> Tensor:
+        if branch.total is not None and not branch.joined:
+            branch.roll_back()  # the last time step failed midway, and was left out
         logits = branch.step_logits if self.per_step else branch.logits
         if logits is None:
             raise RuntimeError(why_no_logits(branch))

@@ -406,8 +406,8 @@ BAD_WRAPS: dict[str, tuple[Callable[[], Any], dict[str, Any], type[Exception], s
         {},
         ValueError,
         'at="auto", "stages", "all" and a number of heads find no spiking layer to put one on. '
-        "Looked at: '1' (the classifier's own feature: left out unless named). Name a point with at=[...];"
-        + LIST_THEM,
+        "Looked at: '1' (the classifier's own feature: left out unless named). Name a point with "
+        "at=[...];" + LIST_THEM,
     ),
     "own neurons a class": (
         Net,

@@ -96,9 +96,11 @@ def plan() -> list[Run]:
 
 def _in_order() -> Iterator[Run]:
     small = tuple(each for each in CORE if each.data != "cifar10")
-    yield from cross(small, MAIN_METHODS, seeds=[0, 1])
-    yield from cross(EASY[:2], MAIN_METHODS, seeds=[0])
+    yield from cross(BY_DEPTH, (VANILLA, HOLD, RATIO), seeds=[0])
+    yield from cross(EASY[:2], (VANILLA, HOLD, RATIO), seeds=[0])
+    yield from cross(small, MAIN_METHODS, seeds=[0])
     yield from cross(CORE[-1:], MAIN_METHODS, seeds=[0])
+    yield from cross(small, MAIN_METHODS, seeds=[1])
     yield from rates(small, seeds=[0])
     yield from cross(small, (*GRIDS, *PLACES), seeds=[0])
     yield from cross(BY_DEPTH, MAIN_METHODS, seeds=[0])

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from ablation_aims import aims
 from ablation_run import Run
 from ablation_statistics import (
     best_rates,
@@ -55,6 +56,11 @@ def write_page(tables: Tables, figures: Mapping[str, str], planned: Sequence[Run
         HEAD,
         missing(runs, planned),
         HOW,
+        "## What it was to show\n",
+        "Of hold-linear with heads that average over 4 x 4 parts:\n",
+        aims(tables, "hold-linear"),
+        "The same with heads that average over all of space, the library's default at present:\n",
+        aims(tables, "hold-linear, average"),
         "## Against vanilla at its best learning rate\n",
         "Test accuracy; vanilla's learning rate is the best of those tried, by validation.\n",
         against_vanilla(runs),

@@ -60,8 +60,12 @@ class ShortcutHead(nn.Module):
         """
         # Averaging over space before time reads the features once, and writes nothing of their
         # size.
-        cells = _cells(x, 2 + with_time, self.grid)
-        logits: Tensor = self.linear(_average(cells, (0,)) if with_time else cells)
+        first, time = (3, (0,)) if with_time else (2, ())
+        if self.grid == 1:
+            features = _average(x, range(first, x.ndim), time)
+        else:
+            features = _average(_cells(x, first, self.grid), time)
+        logits: Tensor = self.linear(features)
         return logits
 
     def extra_repr(self) -> str:
@@ -242,8 +246,6 @@ class ShortcutBranch(base.MemoryModule):
 def _cells(x: Tensor, first: int, grid: int) -> Tensor:
     """Averages over parts of space, which begins at axis ``first``: ``[..., C * grid * grid]``."""
     space = x.ndim - first
-    if grid == 1:
-        return _average(x, range(first, x.ndim))
     if space == 0:  # a map of one pixel is all parts alike
         return x.unsqueeze(-1).expand(*x.shape, grid * grid).flatten(-2)
     if space == 1:  # as many parts, side by side

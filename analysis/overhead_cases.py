@@ -90,7 +90,12 @@ OURS = Way(DEFAULT, wrapped(), aim=1.02, memory_aim=1.01, at="stages")
 ALL = Way(EVERYWHERE, wrapped("all"), aim=1.05, at="all")
 COMPARED = replace(OURS, aim=None, memory_aim=None)  # with something else than an aim
 MODEL_WAYS = (BARE, OURS, ALL, Way(AGAIN, bare))
-BEFORE_WAYS = (BARE, Way(BEFORE, wrapped(head=TimeFirst)), COMPARED)
+BEFORE_WAYS = (
+    BARE,
+    Way(BEFORE, wrapped(head=TimeFirst)),
+    COMPARED,
+    replace(COMPARED, reference=BEFORE, at=None),
+)
 
 
 def all_cases() -> list[Case]:

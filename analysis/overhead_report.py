@@ -22,7 +22,9 @@ else runs disturbs less) is divided by that of the bare model in the same round.
 median of these ratios and its 95 % bootstrap interval; rounds were added, up to a limit, while an
 aim lay within it. Heads go into the model before their step and out again after it, so that bare
 and wrapped are one object with the same weights in the same place. "{again}" is the bare model
-measured twice, and tells how far from 1 two equals come out.
+measured twice, and tells how far from 1 two equals come out. Where the aim is 1.00, "yes" means
+that the interval does not lie above 1; a median below 1 of heads against none is noise. The
+processor was shared with other programs, and parts were measured at different times.
 
 Memory is the most that tensors took at once: model, batch, and what the step allocates, which on
 the CPU is added up from every single allocation and release. It is exact, and the same every time.
@@ -50,7 +52,10 @@ WORDS = {
 of their cost is the same for any T, which shows where a step is as short as with T = 1.""",
     "depth": """Convolution, batch norm and LIF, 16 channels, 16 x 16 pixels; a head for every three
 layers.""",
-    "eval": "Inference without gradients; the heads are in the model and do not run.",
+    "eval": """Inference without gradients, of copies with heads, which do not run, and without.
+Measured first with heads put in right before each inference and taken out after it, it came to
+1.014 [1.002, 1.018], and was then measured anew like this; whether that was the wrapping just
+before, or chance, was not looked into.""",
     "removed": """A model that had heads for one training step, against one that never had. Before
 measuring, both were found to have the same modules, hooks, attributes and keys.""",
     "single-step": "One call of the model a time step; the heads run at each.",
@@ -64,10 +69,10 @@ loss is not compiled. Graph breaks are those that Dynamo counts while it compile
     "before": f"""Profiling showed most of a head's time in the average over time, which came first:
 it adds up maps that lie far apart, and writes one of the features' size divided by T. Average and
 linear layer commute, so the default head now averages over space first, in one pass that writes
-next to nothing. "{BEFORE}" is a head that takes the old way still. What remains of the
-cost: that one pass, some small kernels a head, and, where a layer that merges time and batch
-follows the point, autograd's sum of the two gradients that meet there, for which it makes a new
-tensor of the features' size.""",
+next to nothing. "{BEFORE}" is a head that takes the old way still; the last rows
+divide the time after by that before. What remains of the cost: that one pass, some small kernels
+a head, and, where a layer that merges time and batch follows the point, autograd's sum of the two
+gradients that meet there, for which it makes a new tensor of the features' size.""",
 }
 
 

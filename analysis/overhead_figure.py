@@ -85,7 +85,7 @@ def _by_hand(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set_yticks(y, [way.replace(" heads", "\nheads", 1) for way in ways], fontsize=7)
     ax.set_xlabel("time of a step, to bare")
     ax.set_title("Heads made by hand", fontsize=9)
-    ax.legend(fontsize=7, frameon=False, loc="lower right")
+    ax.legend(fontsize=7, frameon=False, loc="center right")
 
 
 def _points(ax: Axes, x: object, rows: pd.DataFrame, **style: object) -> None:

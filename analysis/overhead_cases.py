@@ -14,6 +14,7 @@ from overhead_timing import Median, device_name, interleave, median
 from overhead_variants import (
     TimeFirst,
     Variant,
+    alone,
     bare,
     compiled,
     evaluated,
@@ -29,6 +30,7 @@ from overhead_variants import (
     wrapping,
 )
 
+from sj_shortcut import ShortcutHead
 from sj_shortcut.points import At
 
 DEFAULT, EVERYWHERE, AGAIN = "default heads", "a head at every spiking layer", "bare again"
@@ -96,6 +98,10 @@ BEFORE_WAYS = (
     COMPARED,
     replace(COMPARED, reference=BEFORE, at=None),
 )
+ALONE_WAYS = tuple(
+    Way(name, alone(head), reference=BEFORE)
+    for name, head in ((BEFORE, TimeFirst), (DEFAULT, ShortcutHead))
+)
 
 
 def all_cases() -> list[Case]:
@@ -111,6 +117,8 @@ def all_cases() -> list[Case]:
         Case("single-step", resnet, (BARE, OURS), mode="s"),
         Case("by hand", resnet, _ways_by_hand()),
         Case("by hand", "CIFAR10Net", _ways_by_hand(), batch=2),
+        Case("alone", resnet, ALONE_WAYS),
+        Case("alone", "CIFAR10Net", ALONE_WAYS, batch=2),
         Case("before", resnet, BEFORE_WAYS),
         Case("before", "CIFAR10Net", BEFORE_WAYS, batch=2),
         Case("compiled", "plain 12x16", _compiled_ways("inductor"), size=16),
@@ -129,6 +137,7 @@ def quick_cases() -> list[Case]:
         Case("removed", net, _removed_ways(), **small),
         Case("single-step", net, (BARE, OURS), mode="s", **small),
         Case("by hand", other, _ways_by_hand(), **small),
+        Case("alone", net, ALONE_WAYS, **small),
         Case("before", net, BEFORE_WAYS, **small),
         Case("compiled", net, _compiled_ways("eager")[:2], **small),
     ]

@@ -43,7 +43,8 @@ QUESTIONS = {
     "single-step": "Step mode 's'",
     "by hand": "Heads made by hand",
     "compiled": "`torch.compile`",
-    "before": "Before and after",
+    "alone": "Before and after: the heads alone",
+    "before": "Before and after: whole steps",
 }
 
 WORDS = {
@@ -66,10 +67,12 @@ batch norm and spiking neurons at every time step before average and linear laye
 authors' earlier work. The last rows divide our time by theirs: below 1, ours is faster.""",
     "compiled": """`torch.compile(..., dynamic=False)` with inductor, of copies of their own; the
 loss is not compiled. Graph breaks are those that Dynamo counts while it compiles.""",
-    "before": f"""Profiling showed most of a head's time in the average over time, which came first:
-it adds up maps that lie far apart, and writes one of the features' size divided by T. Average and
-linear layer commute, so the default head now averages over space first, in one pass that writes
-next to nothing. "{BEFORE}" is a head that takes the old way still; the last rows
+    "alone": f"""The average over time came first: it adds up maps that lie far apart, and writes
+one of the features' size divided by T. Average and linear layer commute, so the default head now
+averages over space first, in one pass that writes next to nothing. "{BEFORE}" is
+a head that takes the old way still. Here both do forward and backward pass on what the default
+points gave once, without the network.""",
+    "before": """The same in whole training steps, where it is too little to be seen: the last rows
 divide the time after by that before. What remains of the cost: that one pass, some small kernels
 a head, and, where a layer that merges time and batch follows the point, autograd's sum of the two
 gradients that meet there, for which it makes a new tensor of the features' size.""",
@@ -166,7 +169,7 @@ def _breaks(table: pd.DataFrame) -> list[tuple[str, ...]]:
 
 def details(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of one question, as a reader wants them."""
-    rows = rows[rows["way"] != "bare"]
+    rows = rows[(rows["way"] != "bare") & (rows["way"] != rows["reference"])]
     reference = rows["reference"].where(rows["reference"] != "bare", "")
     against = [f" to {name}" if name else "" for name in reference]
     shown = pd.DataFrame(
@@ -177,7 +180,7 @@ def details(rows: pd.DataFrame) -> pd.DataFrame:
             "way": [way + more for way, more in zip(rows["way"], against, strict=True)],
             "heads": [_integer(heads) for heads in rows["heads"]],
             "time": [_ratio(row) for _, row in rows.iterrows()],
-            "added, ms": rows["extra_ms"].map("{:.2f}".format),
+            "difference, ms": rows["extra_ms"].map("{:+.2f}".format),
             "step, ms": rows["ms"].map("{:.0f}".format),
             "rounds": rows["rounds"],
             "memory": rows["memory_ratio"].map("{:.4f}".format),

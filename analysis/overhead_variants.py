@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from types import FunctionType
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from sj_shortcut import (
+    ShortcutBranch,
     ShortcutHead,
     ShortcutLoss,
     remove_shortcuts,
@@ -50,6 +52,35 @@ def wrapped(at: At = "stages", head: type[ShortcutHead] = ShortcutHead) -> Varia
         remove_shortcuts(bench.model)
 
     return variant
+
+
+def alone(head: type[ShortcutHead]) -> Variant:
+    """Heads without a model: forward and backward pass on what the default points gave once."""
+
+    def tap(bench: Bench) -> list[tuple[ShortcutBranch, Tensor]]:
+        model, found = wrap_with_shortcuts(bench.another(), head=head), []
+        for name, branch in shortcut_branches(model).items():
+            keep = partial(_keep_first, found, branch)
+            model.get_submodule(name).register_forward_hook(keep)
+        bench.logits(model)
+        return found
+
+    @contextmanager
+    def variant(bench: Bench) -> Iterator[Run]:
+        taps = bench.keep(f"alone, {head.__name__}", lambda: tap(bench))
+        yield lambda: torch.stack([branch(x).sum() for branch, x in taps]).sum()
+
+    return variant
+
+
+def _keep_first(
+    found: list[tuple[ShortcutBranch, Tensor]],
+    branch: ShortcutBranch,
+    module: nn.Module,
+    args: object,
+    output: Tensor,
+) -> None:
+    found.append((branch, output.detach().requires_grad_()))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,14 +54,20 @@ def run_probe(
         ValueError: If the model cannot run on the example.
     """
     names = {module: name for name, module in model.named_modules()}
+    # Models in other threads share surrogate functions with this one, and so their hooks.
+    thread = threading.get_ident()
     started: dict[str, int] = {}
     sightings: dict[str, Sighting] = {}
 
     def before(module: nn.Module, args: Any) -> None:
+        if threading.get_ident() != thread:
+            return
         ran = sum(isinstance(seen.module, weight_layers) for seen in sightings.values())
         started.setdefault(names[module], ran)
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() != thread:
+            return
         name = names[module]
         calls = sightings.pop(name).calls + 1 if name in sightings else 1
         shape = tuple(output.shape) if isinstance(output, Tensor) else None

@@ -720,4 +720,4 @@ def test_a_thousand_steps_keep_nothing_alive(mode):
         if number in (99, 999):
             gc.collect()
             counts.append(sum(issubclass(type(thing), Tensor) for thing in gc.get_objects()))
-    assert counts[0] == counts[1]
+    assert counts[1] <= counts[0]  # less where garbage of other tests has gone meanwhile

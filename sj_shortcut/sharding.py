@@ -10,9 +10,11 @@ from torch import nn
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether FSDP, of either generation, manages the parameters of a module as one group."""
-    # Where it was never imported nothing is sharded, and importing it takes a while.
+    # Where it was never imported nothing is sharded, and importing it takes a while. Another thread
+    # may be importing it just now, and then has not come to the classes yet.
     fsdp = sys.modules.get("torch.distributed.fsdp")
-    return fsdp is not None and isinstance(module, (fsdp.FSDPModule, fsdp.FullyShardedDataParallel))
+    kinds = (getattr(fsdp, name, None) for name in ("FSDPModule", "FullyShardedDataParallel"))
+    return any(kind is not None and isinstance(module, kind) for kind in kinds)
 
 
 def lost_its_weights(root: nn.Module, path: str) -> bool:

@@ -17,7 +17,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -680,6 +680,12 @@ def test_wrapping_one_model_does_not_disturb_another_in_training():
     in_threads(train, wrap_and_remove)
     training(other, data, lambda: None)()
     assert same(model.state_dict(), other.state_dict())
+
+
+def test_wrapping_while_another_thread_imports_fsdp(monkeypatch):
+    """PyTorch does so when it is asked to compile; the module is there then, but empty yet."""
+    monkeypatch.setitem(sys.modules, "torch.distributed.fsdp", ModuleType("half imported"))
+    assert has_shortcuts(wrap_with_shortcuts(Net()))
 
 
 # -------------------------------------------------------------------------------------- repetition

@@ -64,7 +64,7 @@ def write_page(tables: Tables, figures: Mapping[str, str], planned: Sequence[Run
         "## Against vanilla at its best learning rate\n",
         "Test accuracy; vanilla's learning rate is the best of those tried, by validation.\n",
         against_vanilla(runs),
-        "## Against vanilla with a fifth more epochs\n",
+        "## Against vanilla with a quarter more epochs\n",
         "That is more time than shortcuts take: they cost "
         f"{cost(runs):+.0%} of the training time (median over pairs, "
         "here with a head every three layers of very small networks).\n",

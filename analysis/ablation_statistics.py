@@ -20,7 +20,7 @@ PAIR = [*SETTING, "seed"]
 
 def labelled(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs with columns ``setting``, ``method``, and ``usual``: usual rate and epochs."""
-    runs = runs.copy()
+    runs = runs.sort_values([*SETTING, "seed"], kind="stable")
     runs["setting"] = [setting_label(row) for row in runs.itertuples()]
     runs["method"] = [method_label(row) for row in runs.itertuples()]
     shortest = runs.groupby(SETTING)["epochs"].transform("min")

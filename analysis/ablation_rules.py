@@ -18,18 +18,11 @@ from sj_shortcut.preserve import preserved
 Batches = Sequence[tuple[Tensor, Tensor]]
 
 
-class RatioEach(HandoverSchedule):
-    """λ of a head = min(1, m / h of that head)."""
-
-    def rule(self, main: float, heads: dict[str, float]) -> dict[str, float]:
-        return {name: min(1.0, main / loss) if loss else 1.0 for name, loss in heads.items()}
-
-
 class RatioSquared(HandoverSchedule):
     """λ of a head = min(1, m / h of that head) squared: lets go sooner."""
 
     def rule(self, main: float, heads: dict[str, float]) -> dict[str, float]:
-        return {name: min(1.0, main / loss) ** 2 if loss else 1.0 for name, loss in heads.items()}
+        return {name: share**2 for name, share in super().rule(main, heads).items()}
 
 
 class RatioAll(HandoverSchedule):
@@ -105,7 +98,7 @@ class Coherence(HandoverSchedule):
 
 
 RULES: dict[str, Callable[[float], HandoverSchedule]] = {
-    "ratio-each": RatioEach,
+    "ratio-each": HandoverSchedule,  # λ of a head = min(1, m / h of that head)
     "ratio-squared": RatioSquared,
     "ratio-all": RatioAll,
     "ratio-best": RatioBest,

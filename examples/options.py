@@ -232,8 +232,8 @@ def add_method_flags(parser: Parser) -> None:
     add(
         "--at",
         default="stages",
-        help="where heads sit: stages, all, a number of heads, or names and patterns of modules, "
-        "separated by commas (default: %(default)s)",
+        help="where heads sit: stages, auto, all, a number of heads, or names and patterns of "
+        "modules, separated by commas (default: %(default)s)",
     )
     add(
         "--combine",

@@ -13,9 +13,6 @@ from torch import Tensor
 from sj_shortcut.reduce import wide_dtype
 from sj_shortcut.schedule import ShortcutSchedule, _epoch, _not_negative
 
-# What ShortcutLoss.parts holds besides the heads.
-_NO_HEADS = frozenset({"total", "main"})
-
 
 class HandoverSchedule(ShortcutSchedule):
     r"""λ of each head follows its loss: it stays while the head knows more than the output.

@@ -48,7 +48,9 @@ def wrap_with_shortcuts(
     Args:
         model: Any SpikingJelly model, in step mode 'm' or 's'.
         at: Where heads sit. ``"stages"``: the last spiking layer or block of each stage of width
-            or resolution but the classifier's; ``"all"``: every one on the way to the classifier;
+            or resolution but the classifier's; ``"auto"``: these, and evenly between them as many
+            more as put one at every third spiking layer or block at least; ``"all"``: every one on
+            the way to the classifier;
             an int: that many, evenly spaced in depth; a dotted name or pattern, or several (``*``
             stays within one level, ``**`` crosses levels); or a predicate
             ``(name, module) -> bool`` over the points that :func:`shortcut_points` lists.

@@ -1,8 +1,8 @@
 """Do shortcuts help, where, and by how much? Which of the choices there are should be the default?
 
-Trains plain and residual spiking networks on digits, N-MNIST and CIFAR-10, as they are and with
-shortcuts of many kinds. What is already in the results folder is not run again; figures and
-RESULTS.md are drawn from all of it.
+Trains plain and residual spiking networks on digits, Fashion-MNIST, N-MNIST and CIFAR-10, as they
+are and with shortcuts of many kinds. What is already in the results folder is not run again;
+figures and RESULTS.md are drawn from all of it.
 
     python analysis/ablation.py                 all that is missing, hours: stop it when you like
     python analysis/ablation.py --hours 1       start no training after an hour
@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from ablation_plan import HOLD, VANILLA, cross, plan, setting
+from ablation_plan import HOLD, RATIO, VANILLA, cross, plan, setting
 from ablation_run import Run, train
 from study_data import missing
 from study_tables import Tables, execute, write
@@ -31,7 +31,7 @@ TABLES = ("history", "heads", "gradients", "runs")
 
 def quick() -> list[Run]:
     small = replace(setting("digits", "plain", 6, "atan"), epochs=2)
-    methods = (VANILLA, HOLD, {**HOLD, "schedule": "handover"}, {**HOLD, "at": "stages"})
+    methods = (VANILLA, HOLD, RATIO, {**HOLD, "at": "every:3"})
     return list(cross([small], methods, seeds=[0, 1]))
 
 
@@ -64,7 +64,7 @@ def repeat(key: str, tables: Tables) -> None:
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    known = ("digits", "nmnist", "cifar10")
+    known = ("digits", "fashion", "nmnist", "cifar10")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -19,11 +19,10 @@ DPI = 150
 LOOKS = {
     "vanilla": ("#D55E00", "s"),
     "hold-linear": ("#0072B2", "o"),
-    "ratio-each": ("#CC79A7", "D"),
+    "handover": ("#CC79A7", "D"),
     "constant": ("#009E73", "^"),
     "hold-linear, average": ("#56B4E9", "v"),
-    "ratio-each, average": ("#E69F00", "P"),
-    "handover": ("#000000", "X"),
+    "handover, average": ("#E69F00", "P"),
 }
 MAIN = tuple(LOOKS)
 CLOSER = ("digits plain 18 atan", "digits plain 30 atan")
@@ -216,7 +215,7 @@ def figure_heads(tables: Tables) -> Figure | None:
     over the epochs; plain, 18 layers, ATan, digits, seed 0."""
     runs = tables["runs"]
     runs = runs[(runs["setting"] == CLOSER[0]) & runs["usual"] & (runs["seed"] == 0)]
-    wanted = ("hold-linear", "ratio-each", "hold-linear, average")
+    wanted = ("hold-linear", "handover", "hold-linear, average")
     chosen = [method for method in wanted if method in set(runs["method"])]
     if not chosen:
         return None
@@ -242,22 +241,24 @@ def figure_sensitivity(tables: Tables) -> Figure | None:
     """Validation accuracy by learning rate (left), by where heads sit (middle) and by λ at first
     (right), hold-linear; mean over seeds, one line a setting."""
     runs = tables["runs"][~tables["runs"]["longer"]]
-    held = runs[runs["schedule"] == "hold-linear"].query("combine == 'loss' and not per_step")
+    held = runs[runs["schedule"] == "hold-linear"].query(
+        "combine == 'loss' and not per_step and head == 'grid2'"
+    )
     figure, (rates, places, starts) = panels(3, 3.6)
-    order = ["stages", "every:6", "every:3", "all"]
+    order = ["stages", "every:6", "auto", "every:3", "all"]
     colours = plt.get_cmap("tab10")
     settings = list(runs.loc[runs["lr"] != 0.1, "setting"].unique())
     for i, name in enumerate(settings):
         look = {"color": colours(i), "marker": "o", "ms": 4}
         rows = held[held["setting"] == name]
         usual = rows[rows["usual"]]
-        basic = rows[(rows["at"] == "every:3") & (rows["start"] == 1)]
+        basic = rows[(rows["at"] == "auto") & (rows["start"] == 1)]
         rates.plot(basic.groupby("lr")["val_accuracy"].mean(), label=name, **look)
         vanilla = runs[(runs["setting"] == name) & (runs["method"] == "vanilla")]
         rates.plot(vanilla.groupby("lr")["val_accuracy"].mean(), linestyle=":", **look)
         by_place = usual[usual["start"] == 1].groupby("at")["val_accuracy"].mean()
         places.plot(by_place.reindex([at for at in order if at in by_place.index]), **look)
-        by_start = usual[usual["at"] == "every:3"].groupby("start")["val_accuracy"].mean()
+        by_start = usual[usual["at"] == "auto"].groupby("start")["val_accuracy"].mean()
         starts.plot(by_start, **look)
     rates.set(xscale="log", xlabel="learning rate (dotted: vanilla)", ylabel="validation accuracy")
     places.set_xlabel("heads at")

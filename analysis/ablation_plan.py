@@ -9,8 +9,8 @@ from dataclasses import replace
 from ablation_rules import RULES
 from ablation_run import Run
 
-EPOCHS = {"digits": 15, "nmnist": 30, "cifar10": 10}
-IMAGES = {"digits": 0, "nmnist": 0, "cifar10": 800}
+EPOCHS = {"digits": 15, "fashion": 12, "nmnist": 30, "cifar10": 10}
+IMAGES = {"digits": 0, "fashion": 400, "nmnist": 0, "cifar10": 800}
 
 
 def setting(
@@ -47,6 +47,7 @@ CORE = (
     setting("nmnist", "plain", 18, "atan"),
     setting("cifar10", "plain", 18, "rect"),
 )
+SMALL = CORE[:-1]  # minutes instead of hours
 DEPTHS = (6, 12, 18, 30, 48, 96)
 BY_DEPTH = tuple(setting("digits", "plain", depth, "atan") for depth in DEPTHS)
 # Where vanilla trains well already, nothing should be lost.
@@ -55,39 +56,41 @@ EASY = (
     setting("digits", "sew", 20, "atan"),
     setting("nmnist", "plain", 6, "atan"),
     setting("nmnist", "sew", 20, "atan"),
+    setting("fashion", "plain", 6, "atan"),
     setting("cifar10", "plain", 6, "rect"),
     setting("cifar10", "resnet", 20, "rect"),
 )
 MORE = (
-    setting("digits", "plain", 18, "atan", T=4),
-    setting("digits", "plain", 18, "atan", T=10),
-    setting("digits", "plain", 18, "sigmoid"),
+    setting("nmnist", "plain", 30, "atan"),
+    setting("fashion", "plain", 30, "atan"),
     setting("digits", "plain", 30, "sigmoid"),
+    setting("digits", "plain", 18, "atan", T=10),
+    setting("fashion", "plain", 18, "rect"),
+    setting("digits", "plain", 18, "atan", T=4),
+    setting("digits", "plain", 18, "sigmoid"),
     setting("digits", "plain", 30, "rect"),
     setting("nmnist", "plain", 18, "rect"),
-    setting("nmnist", "plain", 30, "atan"),
     setting("cifar10", "plain", 18, "atan"),
 )
 
 VANILLA: dict[str, object] = {}
-HEADS: dict[str, object] = {"at": "every:3", "head": "grid4"}
+HEADS: dict[str, object] = {"at": "auto", "head": "grid2"}
 HOLD = {**HEADS, "schedule": "hold-linear"}
 RATIO = {**HEADS, "schedule": "ratio-each"}
 CONSTANT = {**HEADS, "schedule": "constant"}
 AVERAGE = tuple({**method, "head": "average"} for method in (HOLD, RATIO, CONSTANT))
-MAIN_METHODS = (VANILLA, HOLD, RATIO, CONSTANT, *AVERAGE[:2])
-SCHEDULES = tuple(
-    {**HEADS, "schedule": name} for name in ("linear", "cosine", "exponential", "hold-cosine")
-)
-RULES_TRIED = tuple({**HEADS, "schedule": rule} for rule in RULES)
-PLACES = tuple({**HOLD, "at": at} for at in ("stages", "auto", "every:6", "all"))
-GRIDS = (*({**HOLD, "head": head} for head in ("grid2", "grid3")), *AVERAGE)
+MAIN_METHODS = (VANILLA, HOLD, RATIO)
+GRIDS = tuple({**HOLD, "head": head} for head in ("grid3", "grid4"))
+PLACES = tuple({**HOLD, "at": at} for at in ("stages", "every:6", "every:3", "all"))
+SCHEDULES = tuple({**HEADS, "schedule": name} for name in ("linear", "cosine", "exponential"))
 LOGITS = tuple(
     {**HEADS, "combine": "logits", "schedule": name} for name in ("linear", "hold-cosine")
 )
 STARTS = tuple({**HOLD, "start": start} for start in (0.1, 0.3, 3.0))
 PER_STEP = ({**HOLD, "per_step": True},)
-RATES = (0.01, 0.03, 0.3)
+RULES_TRIED = tuple({**HEADS, "schedule": rule} for rule in RULES)
+VARIANTS = (*PLACES, *SCHEDULES, *LOGITS, *STARTS, *PER_STEP, *RULES_TRIED)
+RATES = (0.03, 0.3, 0.01)
 
 
 def plan() -> list[Run]:
@@ -96,27 +99,26 @@ def plan() -> list[Run]:
 
 
 def _in_order() -> Iterator[Run]:
-    small = tuple(each for each in CORE if each.data != "cifar10")
-    yield from cross(BY_DEPTH, (VANILLA, HOLD, RATIO), seeds=[0])
-    yield from cross(EASY[:2], (VANILLA, HOLD, RATIO), seeds=[0])
-    yield from cross(small, MAIN_METHODS, seeds=[0])
-    yield from cross(CORE[-1:], MAIN_METHODS, seeds=[0])
-    yield from cross(small, MAIN_METHODS, seeds=[1])
-    yield from rates(small, seeds=[0])
-    yield from cross(small, (*GRIDS, *PLACES), seeds=[0])
-    yield from cross(BY_DEPTH, MAIN_METHODS, seeds=[0])
-    yield from cross(small, MAIN_METHODS, seeds=[2])
-    yield from cross(EASY, MAIN_METHODS, seeds=[0, 1, 2])
+    yield from cross(CORE, (*MAIN_METHODS, CONSTANT, *GRIDS), seeds=[0])
+    yield from cross((*BY_DEPTH, *EASY, *MORE[:4]), MAIN_METHODS, seeds=[0])
+    yield from cross(EASY[4:5], (*RULES_TRIED, CONSTANT, AVERAGE[0], *GRIDS, *STARTS), seeds=[0])
     yield from cross(CORE, MAIN_METHODS, seeds=[1, 2])
-    yield from cross(small, (*RULES_TRIED, *SCHEDULES), seeds=[0])
-    yield from cross(BY_DEPTH, MAIN_METHODS, seeds=[1, 2])
+    yield from cross(EASY[4:5], MAIN_METHODS, seeds=[1, 2])
+    yield from cross((*SMALL, EASY[4]), VARIANTS, seeds=[0])
+    yield from cross((*EASY, *MORE[:3]), MAIN_METHODS, seeds=[1, 2])
+    yield from rates((*CORE, *MORE[:3]), (VANILLA,), seeds=[0, 1, 2])
     yield from longer(CORE, seeds=[0, 1, 2])
-    yield from cross(CORE, (*RULES_TRIED, *GRIDS, *PLACES), seeds=[0, 1, 2])
-    yield from rates(CORE, seeds=[0, 1, 2])
-    yield from cross(CORE, (*SCHEDULES, *LOGITS, *STARTS, *PER_STEP), seeds=[0, 1, 2])
+    yield from rates(SMALL, (HOLD,), seeds=[0])
+    yield from cross(BY_DEPTH, MAIN_METHODS, seeds=[1, 2])
+    yield from cross(CORE, (CONSTANT, *AVERAGE, *GRIDS), seeds=[0, 1, 2])
+    yield from rates(EASY, (VANILLA,), seeds=[0, 1, 2])
     yield from cross(MORE, MAIN_METHODS, seeds=[0, 1, 2])
+    yield from longer((*EASY, *MORE), seeds=[0, 1, 2])
+    yield from cross(CORE, VARIANTS, seeds=[0, 1, 2])
     every = (*CORE, *BY_DEPTH, *EASY, *MORE)
-    yield from cross([each for each in every if each.data == "digits"], MAIN_METHODS, seeds=[3, 4])
+    on_digits = [each for each in every if each.data == "digits"]
+    yield from cross(on_digits, MAIN_METHODS, seeds=[3, 4])
+    yield from rates(on_digits, (VANILLA,), seeds=[3, 4])
 
 
 def cross(
@@ -129,10 +131,13 @@ def cross(
                 yield replace(each, seed=seed, **method)
 
 
-def rates(settings: Iterable[Run], seeds: Iterable[int]) -> Iterator[Run]:
+def rates(
+    settings: Iterable[Run], methods: Iterable[dict[str, object]], seeds: Iterable[int]
+) -> Iterator[Run]:
     """Vanilla's own best learning rate, and whether shortcuts depend on theirs."""
+    methods, seeds = tuple(methods), tuple(seeds)
     for lr in RATES:
-        yield from cross([replace(each, lr=lr) for each in settings], (VANILLA, HOLD), seeds)
+        yield from cross([replace(each, lr=lr) for each in settings], methods, seeds)
 
 
 def longer(settings: Iterable[Run], seeds: Iterable[int]) -> Iterator[Run]:

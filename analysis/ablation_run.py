@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from sj_shortcut import (
     ConstantSchedule,
     EvolutionarySchedule,
-    HandoverSchedule,
     ShortcutHead,
     ShortcutLoss,
     ShortcutSchedule,
@@ -35,9 +34,9 @@ from sj_shortcut import (
 VALIDATION = 0.2  # of the training data of each class, for every choice
 PROBED_BATCHES = 4
 
-TEST_IMAGES = 100  # of each class of CIFAR-10
+TEST_IMAGES = 100  # of each class of CIFAR-10 and Fashion-MNIST
 # name -> batch size, factor of the widths
-SIZES = {"digits": (32, 1.0), "nmnist": (32, 0.5), "cifar10": (50, 0.5)}
+SIZES = {"digits": (32, 1.0), "fashion": (50, 0.5), "nmnist": (32, 0.5), "cifar10": (50, 0.5)}
 
 SCHEDULES = {
     "linear": {"hold": 0.0},
@@ -91,7 +90,8 @@ class Run:
     @property
     def work(self) -> float:
         """Cost in layers times epochs of digits at T = 2, by which progress is counted."""
-        each = {"digits": 1, "cifar10": self.images / 150, "nmnist": 1.5}[self.data]
+        images = self.images / 150
+        each = {"digits": 1, "fashion": images / 1.3, "nmnist": 1.5, "cifar10": images}[self.data]
         return self.depth * self.epochs * each * self.T / 2
 
 
@@ -221,8 +221,6 @@ def make_schedule(run: Run) -> ShortcutSchedule | None:
         return None
     if run.schedule == "constant":
         return ConstantSchedule(run.start)
-    if run.schedule == "handover":
-        return HandoverSchedule(run.start)
     if run.schedule in RULES:
         return RULES[run.schedule](run.start)
     # Of summed logits the last epochs have to be trained without heads.

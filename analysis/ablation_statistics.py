@@ -38,15 +38,15 @@ def setting_label(row) -> str:
 def method_label(row) -> str:
     """Short name: the schedule, and what differs from the usual.
 
-    Usual are a head every three layers that averages over 4 x 4 parts of space, sums of losses,
+    Usual are the defaults: at="auto", heads that average over 2 x 2 parts of space, sums of losses,
     and λ₀ = 1.
     """
     if row.schedule == "none":
         return "vanilla"
-    parts = [row.schedule]
-    if row.at != "every:3":
+    parts = ["handover" if row.schedule == "ratio-each" else row.schedule]
+    if row.at != "auto":
         parts.append(f"at {row.at}")
-    if row.head != "grid4":
+    if row.head != "grid2":
         parts.append(row.head)
     if row.combine != "loss":
         parts.append(row.combine)

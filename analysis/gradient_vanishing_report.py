@@ -422,14 +422,15 @@ Written by `analysis/gradient_vanishing.py` from the tables beside it; do not ed
 {made_by}
 
 Plain and residual networks of LIF neurons with batch norm, {width} channels, T = {steps}, halved in
-resolution once; heads one for every {spacing} layers, λ = 1 for half of the epochs, then falling
-linearly to 0. SGD at {rate} with momentum 0.9 and a cosine to 0, batches of {batch}, no
-augmentation. Digits: {digits_epochs} epochs of 1,442 images; other data, where shown: fewer (column
-`epochs` of `runs.csv`), 1,000 CIFAR-10 images and 800 N-MNIST recordings at 16 x 16 pixels. Vanilla
-and shortcuts start from the same weights and see the same batches. Coherence is measured over
-{measured} batches of {measured_size}. "First" and "last" are convolutions; the classifier is left
-out. A median is one over layers. This is a small study: accuracies are those of short trainings,
-to be compared with one another and not with published ones.
+resolution once; heads one for every {spacing} layers, which average over all of the map, λ = 1 for
+half of the epochs, then falling linearly to 0. SGD at {rate} with momentum 0.9 and a cosine to 0,
+batches of {batch}, no augmentation. Digits: {digits_epochs} epochs of 1,442 images; other data,
+where shown: fewer (column `epochs` of `runs.csv`), 1,000 CIFAR-10 images and 800 N-MNIST recordings
+at 16 x 16 pixels. Vanilla and shortcuts start from the same weights and see the same batches.
+Coherence is measured over {measured} batches of {measured_size}. "First" and "last" are
+convolutions; the classifier is left out. A median is one over layers. This is a small study:
+accuracies are those of short trainings, to be compared with one another and not with published
+ones.
 
 ## In short
 

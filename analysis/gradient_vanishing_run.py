@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from sj_shortcut import (
     EvolutionarySchedule,
+    ShortcutHead,
     ShortcutLoss,
     gradient_flow,
     remove_shortcuts,
@@ -142,7 +144,9 @@ def train(run: Run) -> dict[str, pd.DataFrame]:
     criterion: nn.Module = nn.CrossEntropyLoss()
     schedule = EvolutionarySchedule(run.epochs)
     if run.method == "shortcuts":
-        wrap_with_shortcuts(model, at=run.size // LAYERS_PER_HEAD)
+        # The paper's heads, over all of the map, as when the tables were measured.
+        over_all = partial(ShortcutHead, grid=1)
+        wrap_with_shortcuts(model, at=run.size // LAYERS_PER_HEAD, head=over_all)
         criterion = ShortcutLoss(model, criterion, schedule)
     optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, 0.9, weight_decay=1e-4)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.epochs)

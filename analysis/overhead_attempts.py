@@ -43,9 +43,9 @@ def train(variant: Callable[[Bench], contextlib.AbstractContextManager[Run]], be
 
 def compile_ours(bench: Bench) -> None:
     torch._dynamo.reset()
-    with compiled("stages", "eager")(bench) as run:
+    with compiled("auto", "eager")(bench) as run:
         run().backward()
-    breaks = bench.kept["graph breaks, at=stages"]
+    breaks = bench.kept["graph breaks, at=auto"]
     if breaks:
         raise RuntimeError(f"{breaks} graph breaks")
 

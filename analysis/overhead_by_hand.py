@@ -23,19 +23,20 @@ HeadFactory = Callable[[int, str], nn.Module]
 
 def choose(model: nn.Module) -> list[ShortcutPoint]:
     """The points of the default heads, so that all compare at the same ones."""
-    return choose_points(shortcut_points(model), model, "stages")
+    return choose_points(shortcut_points(model), model, "auto")
 
 
 class StepHead(nn.Module):
-    """Average over space, then linear, at each time step; averaged over time in the end."""
+    """Average over 2 x 2 parts of space, then linear, each time step; over time in the end."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(channels, CLASSES)
+        self.linear = nn.Linear(4 * channels, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[T, N, K] of [T, N, C, ...], or [N, K] of [N, C, ...]."""
-        features: Tensor = x.mean((-2, -1))
+        """[T, N, K] of [T, N, C, H, W], or [N, K] of [N, C, H, W]."""
+        parts = nn.functional.adaptive_avg_pool2d(x.flatten(0, -4), 2)
+        features = parts.reshape(*x.shape[:-3], -1)
         logits: Tensor = self.linear(features)
         return logits
 
@@ -123,10 +124,11 @@ class FeatureExtractor(nn.Module):
         self.extractor = create_feature_extractor(
             model, {**{name: name for name in self.names}, last: "output"}, tracer_kwargs=leaves
         )
-        self.heads = nn.ModuleList([nn.Linear(point.channels or 0, CLASSES) for point in points])
+        heads = [nn.Linear(4 * (point.channels or 0), CLASSES) for point in points]
+        self.heads = nn.ModuleList(heads)
 
     def loss(self, bench: Bench) -> Tensor:
-        """As the default heads: average over time and space, then linear."""
+        """As the default heads: average over time and 2 x 2 parts of space, then linear."""
         if bench.mode == "m":
             found = self.extractor(bench.x)
         else:
@@ -134,5 +136,6 @@ class FeatureExtractor(nn.Module):
             found = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
         total: Tensor = bench.criterion(found["output"].mean(0), bench.y)
         for name, head in zip(self.names, self.heads, strict=True):
-            total = total + bench.criterion(head(found[name].mean((0, -2, -1))), bench.y)
+            parts = nn.functional.adaptive_avg_pool2d(found[name].mean(0), 2)
+            total = total + bench.criterion(head(parts.flatten(1)), bench.y)
         return total

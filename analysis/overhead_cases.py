@@ -88,7 +88,7 @@ class Case:
 
 
 BARE = Way("bare", bare)
-OURS = Way(DEFAULT, wrapped(), aim=1.02, memory_aim=1.01, at="stages")
+OURS = Way(DEFAULT, wrapped(), aim=1.02, memory_aim=1.01, at="auto")
 ALL = Way(EVERYWHERE, wrapped("all"), aim=1.05, at="all")
 COMPARED = replace(OURS, aim=None, memory_aim=None)  # with something else than an aim
 MODEL_WAYS = (BARE, OURS, ALL, Way(AGAIN, bare))
@@ -182,7 +182,7 @@ def _ways_by_hand() -> tuple[Way, ...]:
 def _compiled_ways(backend: str) -> tuple[Way, ...]:
     return (
         Way("bare", compiled(None, backend)),
-        Way(DEFAULT, compiled("stages", backend), aim=1.02, memory_aim=1.01, at="stages"),
+        Way(DEFAULT, compiled("auto", backend), aim=1.02, memory_aim=1.01, at="auto"),
         Way(EVERYWHERE, compiled("all", backend), aim=1.05, at="all"),
     )
 

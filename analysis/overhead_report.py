@@ -48,7 +48,8 @@ QUESTIONS = {
 }
 
 WORDS = {
-    "models": "Default heads sit at the end of each stage but the last.",
+    "models": """Default heads sit at the end of each stage but the last, and in between where a
+stage is long; they average over 2 x 2 parts of the map.""",
     "time steps": """The same batch for longer: the heads' share should not grow. It falls, as part
 of their cost is the same for any T, which shows where a step is as short as with T = 1.""",
     "depth": """Convolution, batch norm and LIF, 16 channels, 16 x 16 pixels; a head for every three

@@ -42,7 +42,7 @@ def bare(bench: Bench) -> Iterator[Run]:
     yield lambda: bench.criterion(bench.logits(bench.model), bench.y)
 
 
-def wrapped(at: At = "stages", head: type[ShortcutHead] = ShortcutHead) -> Variant:
+def wrapped(at: At = "auto", head: type[ShortcutHead] | None = None) -> Variant:
     """Heads of ours, in for this step and out again: both measure the very same weights."""
 
     @contextmanager

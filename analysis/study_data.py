@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import tarfile
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+# Where Debian's package dataset-fashion-mnist puts it.
+FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 Part = tuple[Tensor, Tensor]
 
@@ -25,13 +28,15 @@ def missing(data: str) -> str:
     """Why a data set cannot be used; empty if it can."""
     if data == "digits":
         return ""
-    path = data_folder() / {"cifar10": "cifar10.tar.xz", "nmnist": "nmnist/events_np"}[data]
-    if path.exists():
-        return ""
-    return (
-        f"{data} is skipped: there is no {path.name} in the data folder. Say where it is by "
-        "SJ_SHORTCUT_DATA=/path/to/data (with cifar10.tar.xz and nmnist/events_np in it)."
-    )
+    if data == "fashion":
+        path, remedy = FASHION, "apt-get install dataset-fashion-mnist brings it."
+    else:
+        path = data_folder() / {"cifar10": "cifar10.tar.xz", "nmnist": "nmnist/events_np"}[data]
+        remedy = (
+            "Say where it is by SJ_SHORTCUT_DATA=/path/to/data (with cifar10.tar.xz and "
+            "nmnist/events_np in it)."
+        )
+    return "" if path.exists() else f"{data} is skipped: there is no {path}. {remedy}"
 
 
 @cache
@@ -43,12 +48,14 @@ def load(
     Args:
         data: Name of the data set.
         steps: T, for event data.
-        per_class: Training and test images of each class, of CIFAR-10.
+        per_class: Training and test images of each class, of CIFAR-10 and Fashion-MNIST.
     """
     if data == "digits":
         parts = digits()
     elif data == "cifar10":
         parts = cifar10(*per_class)
+    elif data == "fashion":
+        parts = fashion(*per_class)
     else:
         parts = nmnist(steps)
     (x, y), (test_x, test_y) = parts
@@ -97,6 +104,24 @@ def cifar10(train: int, test: int) -> list[Part]:
         y = [label for label, name in enumerate(classes) for _ in found[part][name]]
         parts.append((torch.tensor(x).permute(0, 3, 1, 2)[:, None].float(), torch.tensor(y)))
     return parts
+
+
+def fashion(train: int, test: int) -> list[Part]:
+    """The first images of each class of Fashion-MNIST, averaged to 14 x 14 pixels."""
+    parts = []
+    for part, count in (("train", train), ("t10k", test)):
+        x = read_idx(FASHION / f"{part}-images-idx3-ubyte.gz", header=16).reshape(-1, 1, 1, 28, 28)
+        y = read_idx(FASHION / f"{part}-labels-idx1-ubyte.gz", header=8).long()
+        first = torch.cat([(y == label).nonzero()[:count, 0] for label in range(10)])
+        pooled = torch.nn.functional.avg_pool3d(x[first].float(), (1, 2, 2))
+        parts.append((pooled, y[first]))
+    return parts
+
+
+def read_idx(path: Path, header: int) -> Tensor:
+    """The bytes of an IDX file behind its header."""
+    with gzip.open(path) as file:
+        return torch.tensor(np.frombuffer(file.read(), np.uint8, offset=header))
 
 
 def nmnist(steps: int) -> list[Part]:

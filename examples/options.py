@@ -225,14 +225,14 @@ def add_method_flags(parser: Parser) -> None:
     add(
         "--method",
         choices=tuple(METHOD_FLAGS),
-        default="evolutionary",
+        default="handover",
         help="vanilla: no heads; shortcut: heads at a constant λ; evolutionary: λ falls as "
         "training goes on; handover: λ of each head follows its loss (default: %(default)s)",
     )
     add(
         "--at",
-        default="stages",
-        help="where heads sit: stages, auto, all, a number of heads, or names and patterns of "
+        default="auto",
+        help="where heads sit: auto, stages, all, a number of heads, or names and patterns of "
         "modules, separated by commas (default: %(default)s)",
     )
     add(

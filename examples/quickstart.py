@@ -24,7 +24,7 @@ from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sj_shortcut import EvolutionarySchedule, ShortcutLoss, remove_shortcuts, wrap_with_shortcuts
+from sj_shortcut import ShortcutLoss, remove_shortcuts, wrap_with_shortcuts
 
 CLASSES = 10
 WIDTHS = (16, 32, 64)
@@ -61,7 +61,7 @@ def prepare(args: argparse.Namespace, with_shortcuts: bool) -> tuple[nn.Module, 
     criterion = nn.CrossEntropyLoss()
     if with_shortcuts:
         model = wrap_with_shortcuts(model, at=args.at)  # 1
-        criterion = ShortcutLoss(model, criterion, EvolutionarySchedule(args.epochs))  # 2
+        criterion = ShortcutLoss(model, criterion)  # 2
     return model, criterion
 
 
@@ -229,17 +229,16 @@ def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     # fmt: off
     add("--depth", type=at_least(6), default=30, metavar="N",
         help="convolutional layers, 6 or more (default: %(default)s)")
-    add("--at", metavar="WHERE",
-        help='where heads sit: "stages", "all", or how many of them, evenly spaced '
-        "(default: one every three layers)")
+    add("--at", default="auto", metavar="WHERE",
+        help='where heads sit: "auto", "stages", "all", or how many of them, evenly spaced '
+        "(default: %(default)s)")
     add("--seed", type=at_least(0), default=0, metavar="N",
         help="of weights and data order (default: %(default)s)")
     add("--out", type=Path, default=Path("runs/quickstart.png"), metavar="FILE",
         help="where to save the curves, a PNG (default: %(default)s)")
     # fmt: on
     args = parser.parse_args(argv)
-    args.at = args.depth // 3 - 1 if args.at is None else args.at
-    args.at = int(args.at) if str(args.at).isdecimal() else args.at
+    args.at = int(args.at) if args.at.isdecimal() else args.at
     try:
         wrap_with_shortcuts(plain_network(args.depth), at=args.at)
     except ValueError as error:

@@ -130,7 +130,10 @@ class HandoverSchedule(ShortcutSchedule):
             main: Mean loss of the model's output over the epoch.
             heads: Those of the heads by name.
         """
-        return {name: min(1.0, main / loss) if loss else 1.0 for name, loss in heads.items()}
+        return {
+            name: min(1.0, max(0.0, main) / loss) if loss > 0 else 1.0
+            for name, loss in heads.items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return settings, decisions and the sums of an unfinished epoch for a checkpoint."""

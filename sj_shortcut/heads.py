@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -13,21 +14,20 @@ HeadFactory = Callable[[int, int], nn.Module]
 
 
 class ShortcutHead(nn.Module):
-    """The default head: average over space, then one linear layer.
+    """The default head: average over time and over parts of space, then one linear layer.
 
-    Together with the average over time, this is the shortcut branch of Guo et al., "Take A
-    Shortcut Back" (NeurIPS 2024), as we read it. Averaging commutes with the linear layer, so
-    averaging first costs O(N C K) instead of O(T N C K).
+    With a ``grid`` of 1 and the average over time, this is the shortcut branch of Guo et al.,
+    "Take A Shortcut Back" (NeurIPS 2024), as we read it. Averaging commutes with the linear layer,
+    so averaging first costs O(N C K) instead of O(T N C K).
 
-    With a ``grid`` above 1, which is ours, it averages over each of grid x grid parts of the map
-    instead of over all of it. A shallow layer then need not make its channels tell the classes
-    wherever in the image they see something; ``analysis/results/ablation`` shows how much that
-    can matter.
+    Parts of space are ours: of the map, each of grid x grid parts is averaged by itself. A shallow
+    layer then need not make its channels tell the classes wherever in the image they see
+    something, which costs the network accuracy; see ``analysis/results/ablation``.
 
     Args:
         channels: Channels C of the features.
         num_classes: Number of classes K.
-        grid: Parts along height and along width.
+        grid: Parts along height and along width; 1 for features ``[N, C]``, which have neither.
 
     Raises:
         ValueError: If ``grid`` is less than 1.
@@ -41,10 +41,10 @@ class ShortcutHead(nn.Module):
         >>> from sj_shortcut import wrap_with_shortcuts
         >>> model = nn.Sequential(layer.Conv2d(1, 4, 3), neuron.LIFNode(), layer.Conv2d(4, 8, 3),
         ...                       neuron.LIFNode(), layer.Flatten(), layer.Linear(128, 10))
-        >>> model = wrap_with_shortcuts(model, head=partial(ShortcutHead, grid=2))
+        >>> model = wrap_with_shortcuts(model, head=partial(ShortcutHead, grid=1))
     """
 
-    def __init__(self, channels: int, num_classes: int, grid: int = 1) -> None:
+    def __init__(self, channels: int, num_classes: int, grid: int = 2) -> None:
         super().__init__()
         if isinstance(grid, bool) or not isinstance(grid, int) or grid < 1:
             raise ValueError(f"grid must be a whole number of at least 1, got {grid!r}.")
@@ -58,13 +58,12 @@ class ShortcutHead(nn.Module):
             x: ``[N, C]``, ``[N, C, L]``, ``[N, C, H, W]`` or ``[N, C, D, H, W]``.
             with_time: Whether ``x`` has a time axis before these, to be averaged over as well.
         """
-        # Averaging over space before time reads the features once, and writes nothing of their
-        # size.
         first, time = (3, (0,)) if with_time else (2, ())
         if self.grid == 1:
+            # Space before time reads the features once, and writes nothing of their size.
             features = _average(x, range(first, x.ndim), time)
         else:
-            features = _average(_cells(x, first, self.grid), time)
+            features = _cells(x, first, self.grid, time)
         logits: Tensor = self.linear(features)
         return logits
 
@@ -243,23 +242,27 @@ class ShortcutBranch(base.MemoryModule):
         return state
 
 
-def _cells(x: Tensor, first: int, grid: int) -> Tensor:
-    """Averages over parts of space, which begins at axis ``first``: ``[..., C * grid * grid]``."""
+def _cells(x: Tensor, first: int, grid: int, time: Sequence[int]) -> Tensor:
+    """Averages over time and parts of space, which begins at axis ``first``: ``[N, C * parts]``."""
     space = x.ndim - first
     if space == 0:  # a map of one pixel is all parts alike
+        x = _average(x, time)
         return x.unsqueeze(-1).expand(*x.shape, grid * grid).flatten(-2)
     if space == 1:  # as many parts, side by side
         parts = nn.functional.adaptive_avg_pool1d(x.flatten(0, first - 2), grid * grid)
-        return parts.reshape(*x.shape[: first - 1], -1)
+        return _average(parts.reshape(*x.shape[: first - 1], -1), time)
     x = _average(x, range(first, x.ndim - 2))
     height, width = x.shape[-2:]
-    if height % grid == 0 and width % grid == 0:
-        # The backward pass of this sum is a view, too.
-        parts = x.unflatten(-1, (grid, -1)).unflatten(-3, (grid, -1))
-        parts = _average(parts, (first + 1, first + 3))
-    else:
+    if height % grid or width % grid:
         parts = nn.functional.adaptive_avg_pool2d(x.flatten(0, first - 2), grid)
-    return parts.reshape(*x.shape[: first - 1], -1)
+        return _average(parts.reshape(*x.shape[: first - 1], -1), time)
+    # Time before space: the gradient of parts of space is no view, and so is written once for all
+    # time steps.
+    total = x.sum(tuple(time), dtype=_wide(x)) if time else x
+    parts = total.unflatten(-1, (grid, -1)).unflatten(-3, (grid, -1)).sum((-3, -1), dtype=_wide(x))
+    count = math.prod(x.shape[axis] for axis in time) * (height // grid) * (width // grid)
+    averages: Tensor = (parts / count).to(x.dtype)
+    return averages.flatten(-3)
 
 
 def _average(x: Tensor, *axes: Sequence[int]) -> Tensor:
@@ -267,12 +270,15 @@ def _average(x: Tensor, *axes: Sequence[int]) -> Tensor:
 
     The backward pass of a sum is a view; that of a mean writes a tensor of the size of ``x``.
     """
-    # In half precision a sum over a large map overflows.
-    wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else None
     total, count = x, 1
     for group in axes:
         if group:  # a sum over no axis would be one over all
             for axis in group:
                 count *= total.shape[axis]
-            total = total.sum(tuple(group), dtype=wide)
+            total = total.sum(tuple(group), dtype=_wide(x))
     return x if total is x else (total / count).to(x.dtype)
+
+
+def _wide(x: Tensor) -> torch.dtype | None:
+    """The dtype to sum in: in half precision a sum over a large map overflows."""
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else None

@@ -42,8 +42,8 @@ class ShortcutLoss(nn.Module):
         model: The wrapped model, bare, compiled, or inside DistributedDataParallel.
         criterion: The task loss, any ``(logits, target) -> Tensor``; ``nn.MSELoss()`` on one-hot
             targets works too.
-        schedule: :math:`\lambda` over the epochs; default a constant 1. Advance it with
-            ``loss.schedule.step()`` after each epoch.
+        schedule: :math:`\lambda` over the epochs; default :class:`HandoverSchedule`, but a constant
+            1 with ``combine="logits"``. Advance it with ``loss.schedule.step()`` after each epoch.
         combine: ``"loss"`` or ``"logits"``.
         per_step: Apply the criterion at every time step and average, as in temporal efficient
             training (Deng et al., ICLR 2022); the output must then be ``[T, N, K]``.
@@ -111,7 +111,9 @@ class ShortcutLoss(nn.Module):
         branches = shortcut_branches(self._root[0])
         self.weights = _weights_by_name(weights, list(branches))
         self.criterion = criterion
-        self.schedule = ConstantSchedule(1.0) if schedule is None else schedule
+        if schedule is None:
+            schedule = HandoverSchedule() if combine == "loss" else ConstantSchedule(1.0)
+        self.schedule = schedule
         self.combine = combine
         self.per_step = per_step
         self.parts: dict[str, Tensor] = {}

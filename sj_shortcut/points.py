@@ -37,6 +37,8 @@ class ShortcutPoint:
         reason: Why no head can sit here, or why the automatic choices leave it out.
         shape: Output shape seen with ``example_input``: ``[T, N, C, ...]`` in step mode 'm',
             ``[N, C, ...]`` in step mode 's'.
+        spatial: Whether its output has space behind the channels. Read off the modules: whether
+            the last layer with weights before it is a convolution.
     """
 
     name: str
@@ -47,6 +49,7 @@ class ShortcutPoint:
     on_path: bool
     reason: str = ""
     shape: tuple[int, ...] | None = None
+    spatial: bool = True
 
 
 class ShortcutPoints(list[ShortcutPoint]):
@@ -62,6 +65,7 @@ class ShortcutPoints(list[ShortcutPoint]):
         if not self:
             return "ShortcutPoints: none (no spiking neuron found)"
         frame = pd.DataFrame([asdict(point) for point in self]).astype(object)
+        frame = frame.drop(columns="spatial")
         frame["channels"] = [point.channels or "?" for point in self]
         for column in ("usable", "on_path"):
             frame[column] = frame[column].map({True: "yes", False: "-"})
@@ -120,6 +124,7 @@ def shortcut_points(
             on_path=draft.on_path,
             reason=draft.why_not or draft.note,
             shape=draft.shape,
+            spatial=draft.spatial,
         )
         for draft, stage in zip(survey.drafts, stages, strict=True)
     )

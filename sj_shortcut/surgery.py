@@ -31,7 +31,7 @@ CHILD = "shortcut_head"
 
 def wrap_with_shortcuts(
     model: nn.Module,
-    at: At = "stages",
+    at: At = "auto",
     *,
     num_classes: int | None = None,
     head: HeadFactory | None = None,
@@ -47,17 +47,17 @@ def wrap_with_shortcuts(
 
     Args:
         model: Any SpikingJelly model, in step mode 'm' or 's'.
-        at: Where heads sit. ``"stages"``: the last spiking layer or block of each stage of width
-            or resolution but the classifier's; ``"auto"``: these, and evenly between them as many
-            more as put one at every third spiking layer or block at least; ``"all"``: every one on
-            the way to the classifier;
+        at: Where heads sit. ``"auto"``: the last spiking layer or block of each stage of width or
+            resolution but the classifier's, and evenly between these as many more as put one at
+            every third spiking layer or block at least; ``"stages"``: the ends of stages alone;
+            ``"all"``: every one on the way to the classifier;
             an int: that many, evenly spaced in depth; a dotted name or pattern, or several (``*``
             stays within one level, ``**`` crosses levels); or a predicate
             ``(name, module) -> bool`` over the points that :func:`shortcut_points` lists.
         num_classes: Number of classes K. Only needed where the last layers do not tell.
         head: Makes a head: ``(channels, num_classes) -> nn.Module`` from features ``[N, C, ...]``
-            to logits ``[N, K]``; default :class:`ShortcutHead`. See :class:`ShortcutBranch` for
-            heads that hold neurons.
+            to logits ``[N, K]``. Default: :class:`ShortcutHead`, with ``grid=1`` where the features
+            have no space. See :class:`ShortcutBranch` for heads that hold neurons.
         example_input: A batch for one forward pass without gradients, from which channels, classes
             and order are taken as they are, instead of being read off the modules.
         backend: Also set the neurons' backend, see :func:`set_backend`.
@@ -92,7 +92,10 @@ def wrap_with_shortcuts(
     classes = _settle_num_classes(num_classes, points.num_classes)
     _check_factory(head)
     with untouched_rng():
-        taps = [_Tap(model, point, head or ShortcutHead, classes, neuron_types) for point in chosen]
+        taps = [
+            _Tap(model, point, head or _default_head(point), classes, neuron_types)
+            for point in chosen
+        ]
     _check_apart(model, taps)
     expected = None if num_classes is not None else classes
     try:
@@ -167,6 +170,10 @@ NO_DATA_PARALLEL = (
     "nn.DataParallel copies the model at every step and the heads' logits are lost with the "
     "copies: use torch.nn.parallel.DistributedDataParallel."
 )
+
+
+def _default_head(point: ShortcutPoint) -> HeadFactory:
+    return ShortcutHead if point.spatial else partial(ShortcutHead, grid=1)
 
 
 class _Tap:

@@ -86,6 +86,7 @@ class Draft:
         name: Dotted path of the module.
         module: The module.
         width: Channels of its output, where known.
+        spatial: Whether its output has space behind the channels, as far as known.
         resolution: Anything that changes when the resolution of its output does.
         on_path: Whether it is a step of the network rather than a part of one.
         repeats: Whether a container around it calls it once a time step.
@@ -98,6 +99,7 @@ class Draft:
     name: str
     module: nn.Module
     width: int | None
+    spatial: bool
     resolution: Any
     on_path: bool
     repeats: bool
@@ -122,6 +124,7 @@ class Survey:
         self.drafts: list[Draft] = []
         self._neuron_types = neuron_types
         self._width: int | None = None
+        self._spatial = False
         self._resolution = 0
         self._weights = 0
         self._visit("", model, on_path=True, repeats=False, why_not="")
@@ -148,6 +151,7 @@ class Survey:
             draft.shape = seen.shape
             draft.width = seen.shape[axis] if len(seen.shape) > axis else None
             draft.resolution = seen.shape[axis + 1 :]
+            draft.spatial = len(seen.shape) > axis + 1
         order = {name: i for i, name in enumerate(sightings)}
         self.drafts.sort(key=lambda draft: order.get(draft.name, len(order)))
 
@@ -201,6 +205,7 @@ class Survey:
                     name=name,
                     module=module,
                     width=self._width,
+                    spatial=self._spatial,
                     resolution=self._resolution,
                     on_path=on_path and not descend,
                     repeats=repeats,
@@ -233,12 +238,13 @@ class Survey:
         if isinstance(leaf, WEIGHT_LAYERS):
             self._weights += 1
             self._width = int(getattr(leaf, "out_features", getattr(leaf, "out_channels", 0)))
+            self._spatial = not isinstance(leaf, nn.Linear)
         elif isinstance(leaf, nn.modules.batchnorm._NormBase):
             self._width = leaf.num_features
         elif isinstance(leaf, layer.VotingLayer) and self._width is not None:
             self._width //= leaf.voting_size
         elif isinstance(leaf, nn.Flatten):
-            self._width = None
+            self._width, self._spatial = None, False
         self._resolution += _changes_resolution(leaf)
 
     def _refuse_shared(self, model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from sj_shortcut import (
     ConstantSchedule,
+    ShortcutHead,
     ShortcutLoss,
     remove_shortcuts,
     shortcut_branches,
@@ -129,7 +131,8 @@ def test_heads_see_the_same_features(cupy):
 @needs_compiler
 def test_gradients_that_are_views_reach_the_kernels_whole(cupy, monkeypatch):
     """A head alone hands a neuron an expanded gradient, of which the memory holds a part."""
-    model = wrap_with_shortcuts(conv_net(neuron.LIFNode, v_threshold=0.1), ["1"])
+    model = conv_net(neuron.LIFNode, v_threshold=0.1)
+    wrap_with_shortcuts(model, ["1"], head=partial(ShortcutHead, grid=1))
     handed = []
 
     def listen(module: nn.Module, args: tuple, output: Tensor) -> None:

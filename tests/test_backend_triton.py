@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ from nets import gradients, labels
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import Tensor, nn
 
-from sj_shortcut import ShortcutLoss, shortcut_branches, shortcut_logits, wrap_with_shortcuts
+from sj_shortcut import (
+    ShortcutHead,
+    ShortcutLoss,
+    shortcut_branches,
+    shortcut_logits,
+    wrap_with_shortcuts,
+)
 from sj_shortcut.backend import has_cupy_backend
 
 if has_cupy_backend():
@@ -50,7 +57,7 @@ def make_net(cls: type[nn.Module], v_reset: float | None, step_mode: str = "m") 
         layer.Linear(6, 4),
     )
     functional.set_step_mode(model, step_mode)
-    return wrap_with_shortcuts(model, ["1", "3"])
+    return wrap_with_shortcuts(model, ["1", "3"], head=partial(ShortcutHead, grid=1))
 
 
 def images(channels_last: bool = False) -> Tensor:

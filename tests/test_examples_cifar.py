@@ -55,7 +55,8 @@ def test_real_cifar10_is_learned(cifar10, tmp_path):
 
 def test_what_a_run_leaves_behind(tmp_path, example_modules):
     folder = tmp_path / "run"
-    flags = [*TINY, "--epochs", "4", "--gradients-every", "2", "--hold", "0", "--finish", "0.75"]
+    flags = [*TINY, "--epochs", "4", "--gradients-every", "2"]
+    flags += "--method evolutionary --hold 0 --finish 0.75".split()
     done = succeed("train_cifar.py", *flags, "--out", folder, log=tmp_path / "log")
     assert {path.name for path in folder.iterdir()} == set(
         "config.json metrics.csv tensorboard last.pt previous.pt best.pt model.pt curves.png "
@@ -99,9 +100,10 @@ METHODS = [
     "--method vanilla",
     "--method vanilla --per-step",
     "--method shortcut --lambda-start 0.5 --per-step --at all",
-    "--combine logits --schedule cosine --at 1",
-    "--schedule step --step-mode s --surrogate rectangle",
-    "--schedule exponential --combine logits --per-step --step-mode s --at 2,5",
+    "--method evolutionary --combine logits --schedule cosine --at 1",
+    "--method evolutionary --schedule step --step-mode s --surrogate rectangle",
+    "--method evolutionary --schedule exponential --combine logits --step-mode s --at 2,5",
+    "--method evolutionary --combine logits --per-step",
     "--optimizer adamw --warmup-epochs 1 --amp bf16 --channels-last",
     "--method handover --per-step --at 1",
     "--norm tdbn --crop --flip --cutout 3 --image-size 12",

@@ -117,9 +117,12 @@ def test_two_processes_go_on_with_the_run_of_one_and_the_other_way_round(alone, 
 
 
 def test_two_processes_with_heads_unused_per_step_and_in_step_mode_s(tmp_path):
-    for i, flags in enumerate(
-        ("--lambda-start 0", "--step-mode s --combine logits", "--per-step --method vanilla")
-    ):
+    ways = (
+        "--lambda-start 0",
+        "--step-mode s --method evolutionary --combine logits",
+        "--per-step --method vanilla",
+    )
+    for i, flags in enumerate(ways):
         one, two = tmp_path / f"one{i}", tmp_path / f"two{i}"
         args = [*RUN, *flags.split()]
         succeed("train_cifar.py", *args, "--out", one, log=tmp_path / "log")

@@ -50,6 +50,15 @@ def test_coefficients_follow_the_mean_losses(batches, start):
     assert 0 <= schedule.coefficient <= start
 
 
+@given(st.floats(-10, 10, width=32), st.floats(-10, 10, width=32))
+def test_losses_below_zero_keep_coefficients_in_their_range(main, head):
+    schedule = told(HandoverSchedule(2.0), {"main": main, "a": head})
+    schedule.step()
+    assert 0 <= schedule.coefficient_of("a") <= 2
+    if head <= 0:
+        assert schedule.coefficient_of("a") == 2
+
+
 def test_each_epoch_is_judged_by_its_own_losses():
     schedule = told(HandoverSchedule(), {"main": 1.0, "a": 4.0})
     schedule.step()

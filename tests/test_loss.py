@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sj_shortcut import (
     ConstantSchedule,
     EvolutionarySchedule,
+    HandoverSchedule,
     ShortcutLoss,
     remove_shortcuts,
     shortcut_branches,
@@ -298,10 +299,12 @@ def test_after_removal_it_still_validates_and_refuses_to_train():
 # Schedule
 
 
-def test_the_default_coefficient_is_one():
-    criterion = ShortcutLoss(wrap_with_shortcuts(Net()), nn.CrossEntropyLoss())
-    assert isinstance(criterion.schedule, ConstantSchedule)
-    assert criterion.schedule.coefficient == 1
+def test_the_default_schedule_hands_over_where_there_are_losses_to_compare():
+    model = wrap_with_shortcuts(Net())
+    default = ShortcutLoss(model, nn.CrossEntropyLoss()).schedule
+    assert isinstance(default, HandoverSchedule) and default.coefficient == 1
+    default = ShortcutLoss(model, nn.CrossEntropyLoss(), combine="logits").schedule
+    assert isinstance(default, ConstantSchedule) and default.coefficient == 1
 
 
 def test_the_schedule_drives_the_total():

@@ -123,13 +123,16 @@ def test_an_example_confirms_what_the_modules_tell(name, mode):
         assert path_of(static) == path_of(seen)
     else:
         assert {row[:2] for row in path_of(static)} == {row[:2] for row in path_of(seen)}
-    guesses = {point.name: point.channels for point in static}
+    guesses = {point.name: point for point in static}
     for point in seen:
-        if "attn" not in point.name and guesses[point.name] is not None:
+        guess = guesses[point.name]
+        if "attn" not in point.name and guess.channels is not None:
             # Attention folds and splits channels, and no head sits inside it unless named.
-            assert point.channels == guesses[point.name], point.name
+            assert (point.channels, point.spatial) == (guess.channels, guess.spatial), point.name
         once_a_step = mode == "s" or (name == "multi_step" and point.name.endswith(".2"))
-        assert point.channels == point.shape[1 if once_a_step else 2]
+        axis = 1 if once_a_step else 2
+        assert point.channels == point.shape[axis]
+        assert point.spatial == (len(point.shape) > axis + 1)
 
 
 @pytest.mark.skipif("qkformer" not in ZOO, reason="SpikingJelly 2.0.0 only")
@@ -452,6 +455,11 @@ def test_stages_end_where_the_width_changes(widths):
     ends = [f"{i}.1" for i, (a, b) in enumerate(pairwise(widths)) if a != b]
     if ends:  # of one stage: see above
         assert chosen(nn.Sequential(*layers, layer.Linear(widths[-1], 3)), "stages") == ends
+
+
+def test_auto_is_the_default():
+    assert list(shortcut_branches(wrap_with_shortcuts(chain(9)))) == chosen(chain(9), "auto")
+    assert chosen(chain(9), "auto") != chosen(chain(9), "stages")
 
 
 @given(widths=st.lists(st.integers(2, 4), min_size=2, max_size=16))

@@ -231,7 +231,7 @@ def step_by_hand(
     main, outputs = plan.by_hand(weights_of(model), plan.sequence(seed, more=more))
     logits = {}
     for name, branch in shortcut_branches(model).items():
-        feature, linear = average_over_space(outputs[name]), branch.head.linear
+        feature, linear = averages_over_parts(outputs[name]), branch.head.linear
         logits[name] = F.linear(feature, linear.weight, linear.bias)
     total = training.total_by_hand(main, logits, weights, plan.target(more))
     assume(total.requires_grad)  # spikes of resonators do not depend on the first time step
@@ -239,8 +239,16 @@ def step_by_hand(
     return total, list(torch.autograd.grad(total, learning, materialize_grads=True))
 
 
-def average_over_space(x: Tensor) -> Tensor:
-    return x.flatten(3).mean(3) if x.ndim > 3 else x
+def averages_over_parts(x: Tensor) -> Tensor:
+    """[T, N, C * parts] of features [T, N, C, ...]: four parts of space, if there is any."""
+    if x.ndim == 3:
+        return x
+    space = x.flatten(0, 1).mean(2) if x.ndim == 6 else x.flatten(0, 1)
+    if space.ndim == 3:
+        parts = F.adaptive_avg_pool1d(space, 4)
+    else:
+        parts = F.adaptive_avg_pool2d(space, 2)
+    return parts.reshape(*x.shape[:2], -1)
 
 
 # ------------------------------------------------------------------------------- both step modes

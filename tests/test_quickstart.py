@@ -155,9 +155,9 @@ def test_bad_flags_give_one_line(quickstart, capsys, argv, complaint):
     assert not Path("figure.txt").exists()
 
 
-def test_default_is_a_head_every_three_layers(quickstart, tmp_path):
+def test_default_is_a_head_every_third_layer_at_least(quickstart, tmp_path):
     args = quickstart.read_arguments(["--out", str(tmp_path / "a.png")])
     _, loss = quickstart.prepare(args, with_shortcuts=True)
     _, stages = quickstart.prepare(arguments(depth=30, at="stages"), with_shortcuts=True)
-    assert (args.depth, args.at) == (30, 9)
-    assert len(loss.weights) == 9 and len(stages.weights) == 2
+    assert (args.depth, args.at) == (30, "auto")
+    assert len(loss.weights) == 11 and len(stages.weights) == 2

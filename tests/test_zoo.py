@@ -110,14 +110,25 @@ class HandmadeHead:
         model.get_submodule(name).register_forward_hook(self)
 
     def __call__(self, module: nn.Module, args: Any, x: Tensor) -> None:
-        # Space first, then time, and sums before the quotient: an order of additions that differs
-        # would differ in the last bit, and a spike at the threshold turn that into 1.
-        batch_axis = int(self.all_steps_at_once)
-        x = x.flatten(batch_axis + 2) if x.ndim > batch_axis + 2 else x.unsqueeze(-1)
-        total, count = x.sum(-1), x.shape[-1]
-        if self.all_steps_at_once:
-            total, count = total.sum(0), count * len(x)
-        self.calls.append(self.linear(total / count))
+        # Sums over time, then space, before the quotient: an order of additions that differs would
+        # differ in the last bit, and a spike at the threshold turn that into 1.
+        batch_axes = 1 + self.all_steps_at_once
+        space = x.shape[batch_axes + 1 :]
+        if len(space) == 2 and not any(size % 2 for size in space):
+            total, steps = (x.sum(0), len(x)) if self.all_steps_at_once else (x, 1)
+            height, width = (size // 2 for size in space)
+            total = total.reshape(*total.shape[:2], 2, height, 2, width).sum((3, 5))
+            features = (total / (steps * height * width)).flatten(1)
+        else:
+            parts = x.flatten(0, batch_axes - 1)
+            if space:
+                in_2d = len(space) == 2
+                parts = (
+                    F.adaptive_avg_pool2d(parts, 2) if in_2d else F.adaptive_avg_pool1d(parts, 4)
+                )
+            parts = parts.reshape(*x.shape[:batch_axes], -1)
+            features = parts.sum(0) / len(x) if self.all_steps_at_once else parts
+        self.calls.append(self.linear(features))
 
     def take_logits(self) -> Tensor:
         logits = sum(self.calls[1:], self.calls[0]) / len(self.calls)

@@ -81,7 +81,8 @@ def figure_depth(tables: Tables) -> Figure | None:
     if runs["depth"].nunique() < 2:
         return None
     figure, (ax,) = panels(1, 3.4)
-    for method in present(runs):
+    tried = runs.groupby("method")["depth"].nunique()
+    for method in (each for each in present(runs) if tried[each] > 2):
         rows = runs[(runs["method"] == method) & runs["usual"]].groupby("depth")["test_accuracy"]
         colour, marker = LOOKS[method]
         ax.errorbar(
@@ -109,19 +110,21 @@ def figure_gain(tables: Tables) -> Figure | None:
 
 def figure_rules(tables: Tables) -> Figure | None:
     """Every method against a linear fall after half of the epochs (hold-linear), validation
-    accuracy; each dot is a setting, paired over seeds, the line their mean."""
+    accuracy; each dot is a setting, paired over seeds, the line their mean. Variants of heads that
+    average over all of space are in the table only."""
     runs = tables["runs"]
     methods = [m for m in runs["method"].unique() if m not in ("vanilla", "hold-linear")]
+    methods = [m for m in methods if m in MAIN or "average" not in m]
     table = differences(runs, methods, "hold-linear", "val_accuracy")
     if table.empty:
         return None
     order = table.groupby("method")["difference"].mean().sort_values()
     figure, (ax,) = panels(1, 0.9 + 0.24 * len(order))
     settings = list(table["setting"].unique())
-    colours = plt.get_cmap("tab10")
+    colours = plt.get_cmap("tab20")
     for name, rows in table.groupby("setting", sort=False):
         places = [order.index.get_loc(method) for method in rows["method"]]
-        colour = colours(settings.index(name) % 10)
+        colour = colours(settings.index(name) % 20)
         ax.plot(100 * rows["difference"], places, "o", color=colour, label=name, alpha=0.8, ms=5)
     ax.plot(100 * order, range(len(order)), "|", color="black", ms=14, label="mean")
     ax.axvline(0, color="0.4", linestyle=":")
@@ -135,12 +138,12 @@ def figure_rules(tables: Tables) -> Figure | None:
 def dots(table: pd.DataFrame, label: str) -> Figure:
     """Differences with intervals: a row a setting, a mark a method."""
     settings = list(table["setting"].unique())[::-1]
-    figure, (ax,) = panels(1, 1.2 + 0.75 * len(settings))
+    figure, (ax,) = panels(1, 1.2 + 0.5 * len(settings))
     methods = list(table["method"].unique())
     for i, method in enumerate(methods):
         rows = table[table["method"] == method]
         places = [
-            settings.index(name) + 0.14 * ((len(methods) - 1) / 2 - i) for name in rows["setting"]
+            settings.index(name) + 0.13 * ((len(methods) - 1) / 2 - i) for name in rows["setting"]
         ]
         # A single seed has no interval.
         half = (100 * (rows["high"] - rows["difference"])).fillna(0)

@@ -47,7 +47,7 @@ CORE = (
     setting("nmnist", "plain", 18, "atan"),
     setting("cifar10", "plain", 18, "rect"),
 )
-SMALL = CORE[:-1]  # minutes instead of hours
+DIGITS = CORE[:4]  # minutes instead of hours
 DEPTHS = (6, 12, 18, 30, 48, 96)
 BY_DEPTH = tuple(setting("digits", "plain", depth, "atan") for depth in DEPTHS)
 # Where vanilla trains well already, nothing should be lost.
@@ -84,12 +84,13 @@ GRIDS = tuple({**HOLD, "head": head} for head in ("grid3", "grid4"))
 PLACES = tuple({**HOLD, "at": at} for at in ("stages", "every:6", "every:3", "all"))
 SCHEDULES = tuple({**HEADS, "schedule": name} for name in ("linear", "cosine", "exponential"))
 LOGITS = tuple(
-    {**HEADS, "combine": "logits", "schedule": name} for name in ("linear", "hold-cosine")
+    {**HEADS, "combine": "logits", "schedule": name}
+    for name in ("linear", "cosine", "exponential", "hold-cosine")
 )
 STARTS = tuple({**HOLD, "start": start} for start in (0.1, 0.3, 3.0))
 PER_STEP = ({**HOLD, "per_step": True},)
 RULES_TRIED = tuple({**HEADS, "schedule": rule} for rule in RULES)
-VARIANTS = (*PLACES, *SCHEDULES, *LOGITS, *STARTS, *PER_STEP, *RULES_TRIED)
+VARIANTS = (*PLACES, *LOGITS, *STARTS, *SCHEDULES, *PER_STEP)
 RATES = (0.03, 0.3, 0.01)
 
 
@@ -99,26 +100,32 @@ def plan() -> list[Run]:
 
 
 def _in_order() -> Iterator[Run]:
+    fashion, vanishing = EASY[4:5], MORE[:3]
     yield from cross(CORE, (*MAIN_METHODS, CONSTANT, *GRIDS), seeds=[0])
     yield from cross((*BY_DEPTH, *EASY, *MORE[:4]), MAIN_METHODS, seeds=[0])
-    yield from cross(EASY[4:5], (*RULES_TRIED, CONSTANT, AVERAGE[0], *GRIDS, *STARTS), seeds=[0])
-    yield from cross(CORE, MAIN_METHODS, seeds=[1, 2])
-    yield from cross(EASY[4:5], MAIN_METHODS, seeds=[1, 2])
-    yield from cross((*SMALL, EASY[4]), VARIANTS, seeds=[0])
-    yield from cross((*EASY, *MORE[:3]), MAIN_METHODS, seeds=[1, 2])
-    yield from rates((*CORE, *MORE[:3]), (VANILLA,), seeds=[0, 1, 2])
-    yield from longer(CORE, seeds=[0, 1, 2])
-    yield from rates(SMALL, (HOLD,), seeds=[0])
+    yield from cross((*CORE, *fashion), MAIN_METHODS, seeds=[1, 2])
+    yield from cross(DIGITS, VARIANTS, seeds=[0])
+    yield from rates(DIGITS, (VANILLA,), RATES[:2], seeds=[0, 1, 2])
+    yield from cross(vanishing, MAIN_METHODS, seeds=[1, 2])
+    yield from cross(CORE[5:], MAIN_METHODS, seeds=[3, 4])
+    yield from rates((*CORE[4:], *vanishing), (VANILLA,), RATES[:2], seeds=[0])
+    yield from longer(DIGITS, seeds=[0, 1, 2])
+    yield from cross(EASY[:-1], MAIN_METHODS, seeds=[1, 2])
+    yield from cross(fashion, (*RULES_TRIED, CONSTANT, AVERAGE[0], *GRIDS, *VARIANTS), seeds=[0])
+    yield from cross(DIGITS, RULES_TRIED, seeds=[0])
+    yield from rates(DIGITS, (HOLD,), RATES, seeds=[0])
+    yield from cross(EASY, MAIN_METHODS, seeds=[1, 2])
+    yield from longer((*CORE[4:], *EASY), seeds=[0, 1, 2])
     yield from cross(BY_DEPTH, MAIN_METHODS, seeds=[1, 2])
     yield from cross(CORE, (CONSTANT, *AVERAGE, *GRIDS), seeds=[0, 1, 2])
-    yield from rates(EASY, (VANILLA,), seeds=[0, 1, 2])
+    yield from rates((*CORE, *vanishing, *EASY), (VANILLA,), RATES, seeds=[0, 1, 2])
     yield from cross(MORE, MAIN_METHODS, seeds=[0, 1, 2])
-    yield from longer((*EASY, *MORE), seeds=[0, 1, 2])
-    yield from cross(CORE, VARIANTS, seeds=[0, 1, 2])
+    yield from cross(CORE, (*VARIANTS, *RULES_TRIED), seeds=[0, 1, 2])
     every = (*CORE, *BY_DEPTH, *EASY, *MORE)
     on_digits = [each for each in every if each.data == "digits"]
     yield from cross(on_digits, MAIN_METHODS, seeds=[3, 4])
-    yield from rates(on_digits, (VANILLA,), seeds=[3, 4])
+    yield from rates(on_digits, (VANILLA,), RATES[:2], seeds=[3, 4])
+    yield from longer((*EASY, *MORE), seeds=[0, 1, 2])
 
 
 def cross(
@@ -132,11 +139,14 @@ def cross(
 
 
 def rates(
-    settings: Iterable[Run], methods: Iterable[dict[str, object]], seeds: Iterable[int]
+    settings: Iterable[Run],
+    methods: Iterable[dict[str, object]],
+    tried: Iterable[float],
+    seeds: Iterable[int],
 ) -> Iterator[Run]:
     """Vanilla's own best learning rate, and whether shortcuts depend on theirs."""
     methods, seeds = tuple(methods), tuple(seeds)
-    for lr in RATES:
+    for lr in tried:
         yield from cross([replace(each, lr=lr) for each in settings], methods, seeds)
 
 

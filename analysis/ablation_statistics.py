@@ -58,8 +58,14 @@ def method_label(row) -> str:
 
 
 def best_rates(runs: pd.DataFrame, method: str = "vanilla") -> pd.Series:
-    """The learning rate of the highest mean validation accuracy, by setting."""
+    """The learning rate of the highest mean validation accuracy, by setting.
+
+    Rates are compared on the seeds of which all those tried are finished.
+    """
     rows = runs[(runs["method"] == method) & ~runs["longer"]]
+    tried = rows.groupby("setting")["lr"].transform("nunique")
+    complete = rows.groupby(["setting", "seed"])["lr"].transform("nunique") == tried
+    rows = rows[complete]
     means = rows.groupby(["setting", "lr"])["val_accuracy"].mean().reset_index()
     best = means.loc[means.groupby("setting")["val_accuracy"].idxmax()]
     return best.set_index("setting")["lr"]

@@ -292,6 +292,18 @@ def test_vanilla_is_given_its_best_learning_rate(vanilla) -> None:
     assert differences(runs, ["hold-linear"], longer=True)["base"].tolist() == [0.1]
 
 
+def test_learning_rates_are_compared_on_the_seeds_they_share(vanilla) -> None:
+    from ablation_statistics import best_rates
+
+    runs = table(
+        vanilla,
+        {"val_accuracy": 0.4},
+        {"val_accuracy": 0.5, "lr": 0.3},
+        {"val_accuracy": 0.9, "seed": 1},  # an easy seed, of which 0.3 is not finished
+    )
+    assert best_rates(runs).to_dict() == {"digits plain 6 atan": 0.3}
+
+
 def test_time_to_vanillas_accuracy(vanilla) -> None:
     from ablation_statistics import times_to_vanilla
 
@@ -313,6 +325,21 @@ def test_time_to_vanillas_accuracy(vanilla) -> None:
     assert alone["share"].tolist() == [0.4]
     # The second seed never gets there.
     assert times_to_vanilla(runs, history, "hold-linear")["share"].tolist() == [np.inf]
+
+
+def test_a_schedule_is_held_against_the_best_fixed_one(vanilla) -> None:
+    from ablation_aims import unbeaten
+
+    runs = table(
+        vanilla,
+        {"val_accuracy": 0.7, **HEADS, "schedule": "ratio-each"},
+        {"val_accuracy": 0.6, **HEADS, "schedule": "constant"},
+        {"val_accuracy": 0.72, **HEADS},
+        {"val_accuracy": 0.7, "depth": 12, **HEADS, "schedule": "ratio-each"},
+        {"val_accuracy": 0.7, "depth": 12, **HEADS},
+    )
+    said = unbeaten({"runs": runs}, "handover")
+    assert "**1 of 2 settings**. Not so: digits plain 6 atan (2.0)." in said
 
 
 @pytest.mark.skipif(not (RESULTS / "runs.csv").exists(), reason="no committed results here")

@@ -256,10 +256,11 @@ def _cells(x: Tensor, first: int, grid: int, time: Sequence[int]) -> Tensor:
     if height % grid or width % grid:
         parts = nn.functional.adaptive_avg_pool2d(x.flatten(0, first - 2), grid)
         return _average(parts.reshape(*x.shape[: first - 1], -1), time)
-    # Time before space: the gradient of parts of space is no view, and so is written once for all
-    # time steps.
+    # Time first: the gradient of parts of space is no view, and so is written once for all steps.
+    # Rows before columns, as sums along what lies side by side in memory are quick.
     total = x.sum(tuple(time), dtype=_wide(x)) if time else x
-    parts = total.unflatten(-1, (grid, -1)).unflatten(-3, (grid, -1)).sum((-3, -1), dtype=_wide(x))
+    rows = total.unflatten(-2, (grid, -1)).sum(-2, dtype=_wide(x))
+    parts = rows.unflatten(-1, (grid, -1)).sum(-1)
     count = math.prod(x.shape[axis] for axis in time) * (height // grid) * (width // grid)
     averages: Tensor = (parts / count).to(x.dtype)
     return averages.flatten(-3)

@@ -110,22 +110,21 @@ class HandmadeHead:
         model.get_submodule(name).register_forward_hook(self)
 
     def __call__(self, module: nn.Module, args: Any, x: Tensor) -> None:
-        # Sums over time, then space, before the quotient: an order of additions that differs would
-        # differ in the last bit, and a spike at the threshold turn that into 1.
+        # Sums over time, rows and columns, before the quotient: an order of additions that differs
+        # would differ in the last bit, and a spike at the threshold turn that into 1.
         batch_axes = 1 + self.all_steps_at_once
         space = x.shape[batch_axes + 1 :]
         if len(space) == 2 and not any(size % 2 for size in space):
             total, steps = (x.sum(0), len(x)) if self.all_steps_at_once else (x, 1)
             height, width = (size // 2 for size in space)
-            total = total.reshape(*total.shape[:2], 2, height, 2, width).sum((3, 5))
+            total = total.reshape(*total.shape[:2], 2, height, 2, width).sum(3).sum(4)
             features = (total / (steps * height * width)).flatten(1)
         else:
             parts = x.flatten(0, batch_axes - 1)
-            if space:
-                in_2d = len(space) == 2
-                parts = (
-                    F.adaptive_avg_pool2d(parts, 2) if in_2d else F.adaptive_avg_pool1d(parts, 4)
-                )
+            if len(space) == 2:
+                parts = F.adaptive_avg_pool2d(parts, 2)
+            elif space:
+                parts = F.adaptive_avg_pool1d(parts, 4)
             parts = parts.reshape(*x.shape[:batch_axes], -1)
             features = parts.sum(0) / len(x) if self.all_steps_at_once else parts
         self.calls.append(self.linear(features))

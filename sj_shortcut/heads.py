@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -261,7 +260,7 @@ def _cells(x: Tensor, first: int, grid: int, time: Sequence[int]) -> Tensor:
     total = x.sum(tuple(time), dtype=_wide(x)) if time else x
     rows = total.unflatten(-2, (grid, -1)).sum(-2, dtype=_wide(x))
     parts = rows.unflatten(-1, (grid, -1)).sum(-1)
-    count = math.prod(x.shape[axis] for axis in time) * (height // grid) * (width // grid)
+    count = (x.shape[0] if time else 1) * (height // grid) * (width // grid)
     averages: Tensor = (parts / count).to(x.dtype)
     return averages.flatten(-3)
 

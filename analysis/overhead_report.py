@@ -68,15 +68,17 @@ batch norm and spiking neurons at every time step before average and linear laye
 authors' earlier work. The last rows divide our time by theirs: below 1, ours is faster.""",
     "compiled": """`torch.compile(..., dynamic=False)` with inductor, of copies of their own; the
 loss is not compiled. Graph breaks are those that Dynamo counts while it compiles.""",
-    "alone": f"""The average over time came first: it adds up maps that lie far apart, and writes
-one of the features' size divided by T. Average and linear layer commute, so the default head now
-averages over space first, in one pass that writes next to nothing. "{BEFORE}" is
-a head that takes the old way still. Here both do forward and backward pass on what the default
-points gave once, without the network.""",
+    "alone": f"""The default head sums over time, then over rows and columns of each part of the
+map, and divides once, in the end: gradients of sums over time are views. "{BEFORE}" is a head
+that is given the average over time and divides as it goes. Here both do forward and backward pass
+on what the default points gave once, without the network. (A head over all of the map, `grid=1`,
+sums over space first and writes next to nothing; on spiking_resnet18 such heads took 1.006
+[1.001, 1.020].)""",
     "before": """The same in whole training steps, where it is too little to be seen: the last rows
-divide the time after by that before. What remains of the cost: that one pass, some small kernels
-a head, and, where a layer that merges time and batch follows the point, autograd's sum of the two
-gradients that meet there, for which it makes a new tensor of the features' size.""",
+divide the time after by that before. What remains of the cost: one pass over the features, and
+one that writes their gradient for all time steps at once, some small kernels a head, and
+autograd's sum of the two gradients that meet at a point, for which it makes a new tensor of the
+features' size.""",
 }
 
 

@@ -109,10 +109,11 @@ def _in_order() -> Iterator[Run]:
     # With the rectangle, vanilla fares better at smaller rates.
     yield from rates(CORE[2:3], (VANILLA,), RATES[2:], seeds=[0, 1, 2])
     yield from cross(vanishing[:2], MAIN_METHODS, seeds=[1, 2])
+    yield from longer(DIGITS, seeds=[0, 1, 2])
+    yield from cross((*EASY[:2], *BY_DEPTH[:2]), MAIN_METHODS, seeds=[1, 2])
     yield from rates(CORE[5:], (VANILLA,), RATES[::2], seeds=[0, 1, 2])
     yield from cross(vanishing, MAIN_METHODS, seeds=[1, 2])
     yield from rates((*CORE[4:], *vanishing), (VANILLA,), RATES[:2], seeds=[0])
-    yield from longer(DIGITS, seeds=[0, 1, 2])
     yield from cross(EASY[:-1], MAIN_METHODS, seeds=[1, 2])
     yield from cross(fashion, (*RULES_TRIED, CONSTANT, AVERAGE[0], *GRIDS, *VARIANTS), seeds=[0])
     yield from cross(DIGITS, RULES_TRIED, seeds=[0])

@@ -241,8 +241,8 @@ def figure_heads(tables: Tables) -> Figure | None:
 
 
 def figure_sensitivity(tables: Tables) -> Figure | None:
-    """Validation accuracy by learning rate (left), by where heads sit (middle) and by λ at first
-    (right), hold-linear; mean over seeds, one line a setting."""
+    """Validation accuracy by learning rate (left, mean over seeds), by where heads sit (middle) and
+    by λ at first (right, both of seed 0), hold-linear; one line a setting."""
     runs = tables["runs"][~tables["runs"]["longer"]]
     held = runs[runs["schedule"] == "hold-linear"].query(
         "combine == 'loss' and not per_step and head == 'grid2'"
@@ -259,12 +259,15 @@ def figure_sensitivity(tables: Tables) -> Figure | None:
         rates.plot(basic.groupby("lr")["val_accuracy"].mean(), label=name, **look)
         vanilla = runs[(runs["setting"] == name) & (runs["method"] == "vanilla")]
         rates.plot(vanilla.groupby("lr")["val_accuracy"].mean(), linestyle=":", **look)
-        by_place = usual[usual["start"] == 1].groupby("at")["val_accuracy"].mean()
-        places.plot(by_place.reindex([at for at in order if at in by_place.index]), **look)
-        by_start = usual[usual["at"] == "auto"].groupby("start")["val_accuracy"].mean()
+        usual = usual[usual["seed"] == 0]
+        by_place = usual[usual["start"] == 1].set_index("at")["val_accuracy"]
+        known = [at for at in order if at in by_place.index]
+        places.plot([order.index(at) for at in known], by_place[known], **look)
+        by_start = usual[usual["at"] == "auto"].set_index("start")["val_accuracy"].sort_index()
         starts.plot(by_start, **look)
     rates.set(xscale="log", xlabel="learning rate (dotted: vanilla)", ylabel="validation accuracy")
     places.set_xlabel("heads at")
+    places.set_xticks(range(len(order)), order)
     places.tick_params(axis="x", labelsize="small")
     starts.set(xscale="log", xlabel="λ at first")
     for ax in (rates, places, starts):

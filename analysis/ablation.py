@@ -26,7 +26,7 @@ from study_data import missing
 from study_tables import Tables, execute, write
 
 RESULTS = Path(__file__).resolve().parent / "results" / "ablation"
-TABLES = ("history", "heads", "gradients", "runs")
+TABLES = ("history", "heads", "gradients", "firing", "runs")
 
 
 def quick() -> list[Run]:

@@ -24,6 +24,11 @@ def aims(tables: Tables, method: str) -> str:
     return "\n".join(check(tables, method) for check in checks) + "\n"
 
 
+def aims_at_best_rates(tables: Tables, method: str) -> str:
+    """Those of accuracy, with the method at its best learning rate as vanilla is."""
+    return "\n".join(check(tables, method, True) for check in (vanishing, harmless)) + "\n"
+
+
 def verdict(aim: str, met: dict[str, bool]) -> str:
     if not met:
         return f"- {aim}: not measured yet."
@@ -32,7 +37,7 @@ def verdict(aim: str, met: dict[str, bool]) -> str:
     return said + (f" Not so: {', '.join(missed)}." if missed else "")
 
 
-def vanishing(tables: Tables, method: str) -> str:
+def vanishing(tables: Tables, method: str, own_rate: bool = False) -> str:
     """Where vanilla's first layers are incoherent, vanilla's best is beaten beyond doubt."""
     runs, gradients = tables["runs"], tables["gradients"]
     early = gradients[(gradients["epoch"] == 2) & (gradients["place"] != "last")]
@@ -41,7 +46,7 @@ def vanishing(tables: Tables, method: str) -> str:
     by_setting = plain.assign(coherence=plain["run"].map(coherence)).groupby("setting")
     chosen = by_setting["coherence"].mean().loc[lambda mean: mean < INCOHERENT].index
     chosen = chosen.difference(trains_well(runs))
-    table = differences(runs, [method], best_rate=True).set_index("setting")
+    table = differences(runs, [method], best_rate=True, own_rate=own_rate).set_index("setting")
     table = table[table.index.isin(chosen) & (table["n"] > 1)]
     return verdict(
         f"Where the coherence of vanilla's first three layers is below {INCOHERENT} after two "
@@ -51,10 +56,11 @@ def vanishing(tables: Tables, method: str) -> str:
     )
 
 
-def harmless(tables: Tables, method: str) -> str:
+def harmless(tables: Tables, method: str, own_rate: bool = False) -> str:
     """Where vanilla trains well, nothing is lost."""
-    table = differences(tables["runs"], [method], best_rate=True).set_index("setting")
-    table = table[table.index.isin(trains_well(tables["runs"]))]
+    runs = tables["runs"]
+    table = differences(runs, [method], best_rate=True, own_rate=own_rate).set_index("setting")
+    table = table[table.index.isin(trains_well(runs))]
     return verdict(
         f"Where vanilla reaches {WELL:.0%} of the plain network of 6 layers, at most 0.3 points "
         "are lost on average",

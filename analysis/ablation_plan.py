@@ -90,6 +90,7 @@ LOGITS = tuple(
 STARTS = tuple({**HOLD, "start": start} for start in (0.1, 0.3, 3.0))
 PER_STEP = ({**HOLD, "per_step": True},)
 RULES_TRIED = tuple({**HEADS, "schedule": rule} for rule in RULES)
+EVERY_THIRD = tuple({**method, "at": "every:3"} for method in (HOLD, RATIO))
 VARIANTS = (*PLACES, *LOGITS, *STARTS, *SCHEDULES, *PER_STEP)
 RATES = (0.03, 0.3, 0.01)
 
@@ -100,37 +101,41 @@ def plan() -> list[Run]:
 
 
 def _in_order() -> Iterator[Run]:
+    three = (0, 1, 2)
     fashion, vanishing = EASY[4:5], MORE[:3]
-    yield from cross(CORE, (*MAIN_METHODS, CONSTANT, *GRIDS), seeds=[0])
-    yield from cross((*BY_DEPTH, *EASY, *MORE[:4]), MAIN_METHODS, seeds=[0])
-    yield from cross((*CORE, *fashion), MAIN_METHODS, seeds=[1, 2])
-    yield from cross(DIGITS, VARIANTS, seeds=[0])
-    yield from rates(DIGITS, (VANILLA,), RATES[:2], seeds=[0, 1, 2])
-    # With the rectangle, vanilla fares better at smaller rates.
-    yield from rates(CORE[2:3], (VANILLA,), RATES[2:], seeds=[0, 1, 2])
-    yield from cross(vanishing[:2], MAIN_METHODS, seeds=[1, 2])
-    yield from longer(DIGITS, seeds=[0, 1, 2])
-    yield from cross((*EASY[:2], *BY_DEPTH[:2]), MAIN_METHODS, seeds=[1, 2])
-    yield from rates(CORE[5:], (VANILLA,), RATES[::2], seeds=[0, 1, 2])
-    yield from cross(vanishing, MAIN_METHODS, seeds=[1, 2])
-    yield from rates((*CORE[4:], *vanishing), (VANILLA,), RATES[:2], seeds=[0])
-    yield from cross(EASY[:-1], MAIN_METHODS, seeds=[1, 2])
+    often = (*CORE, *BY_DEPTH, *EASY, *vanishing)
+    tuned = (*fashion, *vanishing, *CORE, *EASY)
+    yield from cross(often, MAIN_METHODS, three)
+    yield from cross(CORE, (CONSTANT, *AVERAGE, *GRIDS), three)
+    yield from cross(DIGITS, (*VARIANTS, *RULES_TRIED), seeds=[0])
     yield from cross(fashion, (*RULES_TRIED, CONSTANT, AVERAGE[0], *GRIDS, *VARIANTS), seeds=[0])
-    yield from cross(DIGITS, RULES_TRIED, seeds=[0])
     yield from rates(DIGITS, (HOLD,), RATES, seeds=[0])
-    yield from cross(EASY, MAIN_METHODS, seeds=[1, 2])
-    yield from cross(CORE[5:], MAIN_METHODS, seeds=[3, 4])
-    yield from longer((*CORE[4:], *EASY), seeds=[0, 1, 2])
-    yield from cross(BY_DEPTH, MAIN_METHODS, seeds=[1, 2])
-    yield from cross(CORE, (CONSTANT, *AVERAGE, *GRIDS), seeds=[0, 1, 2])
-    yield from rates((*CORE, *vanishing, *EASY), (VANILLA,), RATES, seeds=[0, 1, 2])
-    yield from cross(MORE, MAIN_METHODS, seeds=[0, 1, 2])
-    yield from cross(CORE, (*VARIANTS, *RULES_TRIED), seeds=[0, 1, 2])
-    every = (*CORE, *BY_DEPTH, *EASY, *MORE)
-    on_digits = [each for each in every if each.data == "digits"]
+    yield from rates(tuned, (VANILLA, RATIO), RATES[1::-1], three)
+    # With the rectangle, vanilla fares better at smaller rates.
+    yield from rates(CORE[2:3], (VANILLA, RATIO), RATES[2:], three)
+    yield from cross(fashion, (CONSTANT, *GRIDS), three)
+    # Whether fewer heads do in shallow networks, and save spikes.
+    shallow = (*BY_DEPTH[:2], *EASY[:1], *EASY[2:3], *fashion, *EASY[5:6])
+    yield from cross((*shallow, CORE[1]), EVERY_THIRD, three)
+    yield from longer((*CORE, *EASY), three)
+    yield from five_seeds((*CORE, *BY_DEPTH, *EASY))
+    yield from cross(MORE, MAIN_METHODS, three)
+    yield from longer(vanishing, three)
+    yield from cross(fashion, (*VARIANTS, *RULES_TRIED), three)
+    yield from cross(CORE[4:], VARIANTS, seeds=[0])
+    yield from cross(DIGITS, (*VARIANTS, *RULES_TRIED), three)
+    yield from five_seeds(MORE)
+
+
+def five_seeds(settings: Iterable[Run]) -> Iterator[Run]:
+    """Of digits, two seeds more than of the other data."""
+    on_digits = [each for each in settings if each.data == "digits"]
     yield from cross(on_digits, MAIN_METHODS, seeds=[3, 4])
-    yield from rates(on_digits, (VANILLA,), RATES[:2], seeds=[3, 4])
-    yield from longer((*EASY, *MORE), seeds=[0, 1, 2])
+    tuned = [each for each in on_digits if each in (*CORE, *EASY, *MORE[:3])]
+    yield from rates(tuned, (VANILLA, RATIO), RATES[:2], seeds=[3, 4])
+    rect = [each for each in tuned if each == CORE[2]]
+    yield from rates(rect, (VANILLA, RATIO), RATES[2:], seeds=[3, 4])
+    yield from longer(tuned, seeds=[3, 4])
 
 
 def cross(

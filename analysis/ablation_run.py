@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 from ablation_rules import RULES
-from spikingjelly.activation_based import base, functional, neuron
+from spikingjelly.activation_based import functional, neuron
 from study_data import batches, in_time, load, split_by_class
 from study_nets import build
 from torch import Tensor, nn
@@ -194,19 +194,24 @@ class Training:
     def tables(self) -> dict[str, pd.DataFrame]:
         if self.schedule is not None:
             remove_shortcuts(self.model)
-        with spikes_counted(self.model) as counted:
+        with spikes_counted(self.model) as layers:
             accuracy = evaluate(self.model, self.test_x, self.test_y, self.run.T)["main"]
+        spikes = sum(each["spikes"] for each in layers)
         row = {
             **asdict(self.run),
             "val_accuracy": self.history[-1]["val_accuracy"],
             "test_accuracy": accuracy,
-            "firing_rate": counted["spikes"] / counted["places"],
-            "spikes": counted["spikes"] / len(self.test_y),
+            "firing_rate": spikes / sum(each["places"] for each in layers),
+            "spikes": spikes / len(self.test_y),
             "seconds": self.seconds,
         }
         tables = {
             "history": pd.DataFrame(self.history),
             "gradients": pd.concat(self.gradients),
+            "firing": pd.DataFrame(
+                {"layer": layer, "firing_rate": each["spikes"] / each["places"]}
+                for layer, each in enumerate(layers, start=1)
+            ),
             "runs": pd.DataFrame([row]),
         }
         if self.heads:
@@ -248,16 +253,22 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> dict[str, fl
 
 
 @contextmanager
-def spikes_counted(model: nn.Module) -> Iterator[dict[str, float]]:
-    """Count spikes, and places for them: neurons times time steps times images."""
-    counted = {"spikes": 0.0, "places": 0.0}
-
-    def count(module: base.MemoryModule, args: object, output: Tensor) -> None:
-        counted["spikes"] += float(output.sum())
-        counted["places"] += output.numel()
-
+def spikes_counted(model: nn.Module) -> Iterator[list[dict[str, float]]]:
+    """Count spikes of each layer, and places for them: neurons times time steps times images."""
     neurons = [module for module in model.modules() if isinstance(module, neuron.BaseNode)]
-    handles = [module.register_forward_hook(count) for module in neurons]
+    counted = [{"spikes": 0.0, "places": 0.0} for _ in neurons]
+
+    def count_in(layer: dict[str, float]) -> Callable[[nn.Module, object, Tensor], None]:
+        def count(module: nn.Module, args: object, output: Tensor) -> None:
+            layer["spikes"] += float(output.sum())
+            layer["places"] += output.numel()
+
+        return count
+
+    handles = [
+        module.register_forward_hook(count_in(layer))
+        for module, layer in zip(neurons, counted, strict=True)
+    ]
     try:
         yield counted
     finally:

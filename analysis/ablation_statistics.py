@@ -71,32 +71,52 @@ def best_rates(runs: pd.DataFrame, method: str = "vanilla") -> pd.Series:
     return best.set_index("setting")["lr"]
 
 
+def at_best_rate(runs: pd.DataFrame, method: str) -> pd.DataFrame:
+    """The method's runs at its best learning rate, where several were tried."""
+    rows = runs[runs["method"] == method]
+    wanted = rows["setting"].map(best_rates(runs, method)).astype(float).fillna(USUAL_RATE)
+    return rows[rows["lr"] == wanted]
+
+
+def at_usual_rate(runs: pd.DataFrame, method: str) -> pd.DataFrame:
+    return runs[(runs["method"] == method) & (runs["lr"] == USUAL_RATE)]
+
+
+def several_rates(runs: pd.DataFrame, method: str) -> pd.Index:
+    """The settings in which the method was run at more than one learning rate."""
+    tried = runs[runs["method"] == method].groupby("setting")["lr"].nunique()
+    return tried.index[tried > 1]
+
+
 def differences(
     runs: pd.DataFrame,
     others: Iterable[str],
     reference: str = "vanilla",
     value: str = "test_accuracy",
     best_rate: bool = False,
+    own_rate: bool = False,
     longer: bool = False,
 ) -> pd.DataFrame:
     """Paired differences of methods from a reference, one row a setting and method.
 
     Args:
         runs: Labelled runs.
-        others: Methods, each at the usual learning rate.
+        others: Methods, each at the usual learning rate and number of epochs.
         reference: The method to compare with.
         value: The column to compare.
         best_rate: Take the reference at its best learning rate, where several were tried.
+        own_rate: Take the others at theirs, too, and leave out settings in which one was tried.
         longer: Take the reference with more epochs.
     """
-    base = runs[(runs["method"] == reference) & (runs["longer"] == longer)]
-    rates = best_rates(runs, reference) if best_rate else pd.Series(dtype=float)
-    wanted = base["setting"].map(rates).astype(float).fillna(USUAL_RATE)
-    base = base[base["lr"] == wanted]
+    base = runs[runs["longer"] == longer]
+    base = at_best_rate(base, reference) if best_rate else at_usual_rate(base, reference)
     rows = []
     for method in others:
-        usual = runs[(runs["method"] == method) & runs["usual"]]
-        both = usual.merge(base, on=[*PAIR, "setting"], suffixes=("", "_base"))
+        own = at_best_rate(runs, method) if own_rate else at_usual_rate(runs, method)
+        own = own[~own["longer"]]
+        if own_rate:
+            own = own[own["setting"].isin(several_rates(runs, method))]
+        both = own.merge(base, on=[*PAIR, "setting"], suffixes=("", "_base"))
         for name, group in both.groupby("setting", sort=False):
             row = {"setting": name, "method": method, "reference": reference}
             rows.append({**row, **paired(group[value], group[f"{value}_base"])})
@@ -142,6 +162,20 @@ def times_to_vanilla(runs: pd.DataFrame, history: pd.DataFrame, method: str) -> 
         return pd.DataFrame(columns=["setting", "share", "n"])
     grouped = pd.DataFrame(shares).groupby("setting", sort=False)["share"]
     return grouped.agg(share="median", n="count").reset_index()
+
+
+def firing_by_place(runs: pd.DataFrame, firing: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Mean firing rate of the first, middle and last third of the layers, and of vanilla's.
+
+    One row a setting, of the seeds of which both were recorded; columns by method and third.
+    """
+    place = firing["layer"] / firing.groupby("run")["layer"].transform("max")
+    third = pd.cut(place, [0, 1 / 3, 2 / 3, 1], labels=["first", "middle", "last"])
+    rates = firing.pivot_table("firing_rate", "run", third, observed=False)
+    usual = runs[runs["usual"] & runs["method"].isin(["vanilla", method])]
+    rows = usual[[*PAIR, "setting", "method", "run"]].merge(rates, left_on="run", right_index=True)
+    rows = rows[rows.groupby(PAIR)["method"].transform("nunique") == 2]
+    return rows.pivot_table(["first", "middle", "last"], "setting", "method", sort=False)
 
 
 def foretold(runs: pd.DataFrame, gradients: pd.DataFrame, epoch: int = 2) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from torch import nn
 
 ANALYSIS = Path(__file__).resolve().parents[1] / "analysis"
 RESULTS = ANALYSIS / "results" / "ablation"
-TABLES = ("history", "heads", "gradients", "runs")
+TABLES = ("history", "heads", "gradients", "firing", "runs")
 
 
 def study(*flags: object) -> subprocess.CompletedProcess[str]:
@@ -53,7 +53,7 @@ def test_tables_are_tidy(quick) -> None:
     tables = read(quick)
     runs = tables["runs"]
     assert len(runs) == 8 and not runs["run"].duplicated().any()
-    for name in ("history", "heads", "gradients"):
+    for name in ("history", "heads", "gradients", "firing"):
         assert set(tables[name]["run"]) <= set(runs["run"])
     assert not tables["history"].duplicated(["run", "epoch"]).any()
     assert not tables["heads"].duplicated(["run", "epoch", "head"]).any()
@@ -61,6 +61,8 @@ def test_tables_are_tidy(quick) -> None:
     wrapped = runs.loc[runs["at"] != "none", "run"]
     assert set(tables["heads"]["run"]) == set(wrapped)
     assert runs["firing_rate"].between(0, 1, inclusive="neither").all()
+    layers = tables["firing"].groupby("run")["layer"]
+    assert layers.apply(list).map(lambda found: found == [1, 2, 3, 4, 5, 6]).all()
 
 
 def test_methods_of_a_seed_start_from_the_same_weights(quick) -> None:
@@ -171,11 +173,11 @@ def test_spikes_are_counted() -> None:
     from ablation_run import spikes_counted
     from study_nets import lif
 
-    model = nn.Sequential(lif("atan"))
+    model = nn.Sequential(lif("atan"), nn.Hardtanh(0, 0.5), lif("atan"))
     with spikes_counted(model) as counted:
         model(torch.tensor([2.0, 0.0, 3.0, 0.1]))
-    assert counted == {"spikes": 2, "places": 4}
-    assert not model[0]._forward_hooks
+    assert counted == [{"spikes": 2, "places": 4}, {"spikes": 0, "places": 4}]
+    assert not any(layer._forward_hooks for layer in model)
 
 
 # Rules: what each makes of m = 1 for the output, and 2, 4 and 0.5 for the heads.
@@ -292,6 +294,22 @@ def test_vanilla_is_given_its_best_learning_rate(vanilla) -> None:
     assert differences(runs, ["hold-linear"], longer=True)["base"].tolist() == [0.1]
 
 
+def test_shortcuts_can_have_theirs(vanilla) -> None:
+    from ablation_statistics import differences
+
+    runs = table(
+        vanilla,
+        {"test_accuracy": 0.5},
+        {"val_accuracy": 0.4, "test_accuracy": 0.9, **HEADS},
+        {"val_accuracy": 0.6, "test_accuracy": 0.7, "lr": 0.3, **HEADS},
+        {"depth": 12},
+        {"depth": 12, **HEADS},  # at one rate only
+    )
+    own = differences(runs, ["hold-linear"], best_rate=True, own_rate=True)
+    assert own["mean"].tolist() == [0.7]
+    assert differences(runs, ["hold-linear"], best_rate=True)["mean"].tolist() == [0.9, 0.5]
+
+
 def test_learning_rates_are_compared_on_the_seeds_they_share(vanilla) -> None:
     from ablation_statistics import best_rates
 
@@ -327,6 +345,23 @@ def test_time_to_vanillas_accuracy(vanilla) -> None:
     assert times_to_vanilla(runs, history, "hold-linear")["share"].tolist() == [np.inf]
 
 
+def test_firing_by_thirds_of_the_layers(vanilla) -> None:
+    from ablation_statistics import firing_by_place
+
+    both = {"seed": 0}, {"seed": 0, **HEADS}
+    runs = table(vanilla, *both, {"seed": 1, **HEADS})  # seed 1 has no partner
+    rates = {"vanilla": [0, 0.2, 0.3, 0.3, 0.4, 0.6], "hold-linear": [0.5] * 6}
+    firing = pd.DataFrame(
+        {"run": row.run, "layer": layer, "firing_rate": rate + (row.seed and 0.4)}
+        for row in runs.itertuples()
+        for layer, rate in enumerate(rates[row.method], start=1)
+    )
+    found = firing_by_place(runs, firing, "hold-linear").loc["digits plain 6 atan"]
+    thirds = ["first", "middle", "last"]
+    assert [found[third, "vanilla"] for third in thirds] == pytest.approx([0.1, 0.3, 0.5])
+    assert [found[third, "hold-linear"] for third in thirds] == pytest.approx([0.5] * 3)
+
+
 def test_a_schedule_is_held_against_the_best_fixed_one(vanilla) -> None:
     from ablation_aims import unbeaten
 
@@ -347,7 +382,7 @@ def test_committed_results_are_whole() -> None:
     page = (RESULTS / "RESULTS.md").read_text()
     assert all(f"({path.name})" in page for path in RESULTS.glob("*.png"))
     tables = read(RESULTS)
-    for name in ("history", "heads", "gradients"):
+    for name in ("history", "heads", "gradients", "firing"):
         assert set(tables[name]["run"]) <= set(tables["runs"]["run"])
     for row in tables["runs"].to_dict("records"):
         from ablation_run import Run

@@ -160,7 +160,9 @@ def against_vanilla(runs: pd.DataFrame) -> str:
     tuned = differences(runs, ["handover"], best_rate=True, own_rate=True)
     rates = tuned["setting"].map(best_rates(runs, "handover"))
     tuned["method"] = "handover, best rate"
-    return compared(pd.concat([table, tuned.assign(rate=rates)]), best_rates(runs))
+    return compared(
+        pd.concat([table, tuned.assign(rate=rates)], ignore_index=True), best_rates(runs)
+    )
 
 
 def against_longer(runs: pd.DataFrame) -> str:

@@ -122,6 +122,7 @@ def _in_order() -> Iterator[Run]:
     shallow = (*BY_DEPTH[:2], *EASY[:1], *EASY[2:3], *fashion, *EASY[5:6])
     yield from cross((*shallow, CORE[1]), EVERY_THIRD, three)
     yield from longer((*CORE, *EASY), three)
+    yield from rates(MORE[7:8], (VANILLA, RATIO), (0.01, 0.03), seeds=[0])
     yield from cross(MORE, MAIN_METHODS, three)
     yield from five_seeds((*CORE, *BY_DEPTH, *EASY))
     yield from longer(vanishing, three)

@@ -362,6 +362,27 @@ def test_firing_by_thirds_of_the_layers(vanilla) -> None:
     assert [found[third, "hold-linear"] for third in thirds] == pytest.approx([0.5] * 3)
 
 
+def test_settings_of_one_seed_are_named_where_they_do_not_count(vanilla) -> None:
+    from ablation_aims import vanishing
+
+    handover = {**HEADS, "schedule": "ratio-each"}
+    runs = table(
+        vanilla,
+        {"val_accuracy": 0.9},
+        {"depth": 18, "seed": 0, "val_accuracy": 0.1, "test_accuracy": 0.1},
+        {"depth": 18, "seed": 1, "val_accuracy": 0.1, "test_accuracy": 0.2},
+        {"depth": 18, "seed": 0, "test_accuracy": 0.8, **handover},
+        {"depth": 18, "seed": 1, "test_accuracy": 0.9, **handover},
+        {"depth": 30, "val_accuracy": 0.1},
+        {"depth": 30, **handover},
+    )
+    gradients = pd.DataFrame({"run": runs["run"], "epoch": 2, "place": "1", "coherence": 0.01})
+    said = vanishing({"runs": runs, "gradients": gradients}, "handover")
+    assert said.endswith(
+        "**1 of 1 settings**. Not counted, as of one seed only: digits plain 30 atan."
+    )
+
+
 def test_a_schedule_is_held_against_the_best_fixed_one(vanilla) -> None:
     from ablation_aims import unbeaten
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -135,6 +136,7 @@ class Training:
         self.decay = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, run.epochs)
         every = batches(self.x, self.y, self.batch, run.seed, run.T)
         self.probes = [next(every) for _ in range(PROBED_BATCHES)]
+        self.untrained = firing_rates_in_training(self.model, [x for x, _ in self.probes])
         self.seconds = 0.0
         self.history: list[dict[str, object]] = []
         self.heads: list[dict[str, object]] = []
@@ -209,8 +211,14 @@ class Training:
             "history": pd.DataFrame(self.history),
             "gradients": pd.concat(self.gradients),
             "firing": pd.DataFrame(
-                {"layer": layer, "firing_rate": each["spikes"] / each["places"]}
-                for layer, each in enumerate(layers, start=1)
+                {
+                    "layer": layer,
+                    "firing_rate": each["spikes"] / each["places"],
+                    "untrained": before,
+                }
+                for layer, (each, before) in enumerate(
+                    zip(layers, self.untrained, strict=True), start=1
+                )
             ),
             "runs": pd.DataFrame([row]),
         }
@@ -250,6 +258,17 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> dict[str, fl
             functional.reset_net(model)
     model.train()
     return {name: count / len(y) for name, count in right.items()}
+
+
+@torch.no_grad()
+def firing_rates_in_training(model: nn.Module, batches: list[Tensor]) -> list[float]:
+    """Firing rate of each layer with batch norm as in training; the model stays as it is."""
+    model = copy.deepcopy(model)
+    with spikes_counted(model) as layers:
+        for x in batches:
+            model(x)
+            functional.reset_net(model)
+    return [each["spikes"] / each["places"] for each in layers]
 
 
 @contextmanager

@@ -167,15 +167,21 @@ def times_to_vanilla(runs: pd.DataFrame, history: pd.DataFrame, method: str) -> 
 def firing_by_place(runs: pd.DataFrame, firing: pd.DataFrame, method: str) -> pd.DataFrame:
     """Mean firing rate of the first, middle and last third of the layers, and of vanilla's.
 
-    One row a setting, of the seeds of which both were recorded; columns by method and third.
+    One row a setting, of the seeds of which both were recorded; columns by method and third, and
+    "untrained" for the network that both start as, of the runs that recorded it.
     """
     place = firing["layer"] / firing.groupby("run")["layer"].transform("max")
     third = pd.cut(place, [0, 1 / 3, 2 / 3, 1], labels=["first", "middle", "last"])
     rates = firing.pivot_table("firing_rate", "run", third, observed=False)
     usual = runs[runs["usual"] & runs["method"].isin(["vanilla", method])]
-    rows = usual[[*PAIR, "setting", "method", "run"]].merge(rates, left_on="run", right_index=True)
-    rows = rows[rows.groupby(PAIR)["method"].transform("nunique") == 2]
-    return rows.pivot_table(["first", "middle", "last"], "setting", "method", sort=False)
+    rows = usual[[*PAIR, "setting", "method", "run"]]
+    both = rows.merge(rates, left_on="run", right_index=True)
+    both = both[both.groupby(PAIR)["method"].transform("nunique") == 2]
+    before = firing.pivot_table("untrained", "run", third, observed=False)
+    before = rows.assign(method="untrained").merge(before, left_on="run", right_index=True)
+    before = before[before["setting"].isin(both["setting"])]
+    thirds = ["first", "middle", "last"]
+    return pd.concat([both, before]).pivot_table(thirds, "setting", "method", sort=False)
 
 
 def foretold(runs: pd.DataFrame, gradients: pd.DataFrame, epoch: int = 2) -> pd.DataFrame:

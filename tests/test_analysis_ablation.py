@@ -71,6 +71,21 @@ def test_methods_of_a_seed_start_from_the_same_weights(quick) -> None:
     norms = first.merge(tables["runs"][["run", "seed", "at"]], on="run")
     by_seed = norms.groupby("seed")["weight_grad_norm"].nunique()
     assert by_seed.eq(1).all() and norms["weight_grad_norm"].nunique() == len(by_seed)
+    firing = tables["firing"].merge(tables["runs"][["run", "seed"]], on="run")
+    untrained = firing.groupby(["seed", "layer"])["untrained"]
+    assert untrained.nunique().eq(1).all() and firing["untrained"].nunique() > len(by_seed)
+    assert (firing["firing_rate"] - firing["untrained"]).abs().max() > 0.01
+
+
+def test_measuring_untrained_firing_changes_nothing(vanilla) -> None:
+    from ablation_run import Training, firing_rates_in_training
+
+    training = Training(replace(vanilla, epochs=1))
+    before = {name: value.clone() for name, value in training.model.state_dict().items()}
+    rates = firing_rates_in_training(training.model, [x for x, _ in training.probes])
+    assert rates == training.untrained and all(0 < rate < 1 for rate in rates)
+    for name, value in training.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_a_run_is_repeated_from_its_row(quick) -> None:
@@ -352,7 +367,12 @@ def test_firing_by_thirds_of_the_layers(vanilla) -> None:
     runs = table(vanilla, *both, {"seed": 1, **HEADS})  # seed 1 has no partner
     rates = {"vanilla": [0, 0.2, 0.3, 0.3, 0.4, 0.6], "hold-linear": [0.5] * 6}
     firing = pd.DataFrame(
-        {"run": row.run, "layer": layer, "firing_rate": rate + (row.seed and 0.4)}
+        {
+            "run": row.run,
+            "layer": layer,
+            "firing_rate": rate + (row.seed and 0.4),
+            "untrained": np.nan if row.method == "vanilla" else 0.1 * layer,  # an earlier run
+        }
         for row in runs.itertuples()
         for layer, rate in enumerate(rates[row.method], start=1)
     )
@@ -360,6 +380,7 @@ def test_firing_by_thirds_of_the_layers(vanilla) -> None:
     thirds = ["first", "middle", "last"]
     assert [found[third, "vanilla"] for third in thirds] == pytest.approx([0.1, 0.3, 0.5])
     assert [found[third, "hold-linear"] for third in thirds] == pytest.approx([0.5] * 3)
+    assert [found[third, "untrained"] for third in thirds] == pytest.approx([0.15, 0.35, 0.55])
 
 
 def test_settings_of_one_seed_are_named_where_they_do_not_count(vanilla) -> None:

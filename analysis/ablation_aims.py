@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from ablation_statistics import differences, times_to_vanilla
+from ablation_statistics import differences, times_to_vanilla, vanillas_gradients
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -39,13 +39,9 @@ def verdict(aim: str, met: dict[str, bool]) -> str:
 
 def vanishing(tables: Tables, method: str, own_rate: bool = False) -> str:
     """Where vanilla's first layers are incoherent, vanilla's best is beaten beyond doubt."""
-    runs, gradients = tables["runs"], tables["gradients"]
-    early = gradients[(gradients["epoch"] == 2) & (gradients["place"] != "last")]
-    coherence = early.groupby("run")["coherence"].mean()
-    plain = runs[(runs["method"] == "vanilla") & runs["usual"]]
-    by_setting = plain.assign(coherence=plain["run"].map(coherence)).groupby("setting")
-    chosen = by_setting["coherence"].mean().loc[lambda mean: mean < INCOHERENT].index
-    chosen = chosen.difference(trains_well(runs))
+    runs = tables["runs"]
+    coherence = vanillas_gradients(runs, tables["gradients"])["coherence"]
+    chosen = coherence.index[coherence < INCOHERENT].difference(trains_well(runs))
     table = differences(runs, [method], best_rate=True, own_rate=own_rate).set_index("setting")
     table = table[table.index.isin(chosen)]
     alone = ", ".join(table.index[table["n"] == 1])

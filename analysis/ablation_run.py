@@ -59,6 +59,7 @@ class Run:
         schedule: "none", "constant", one of `SCHEDULES`, or a rule of `ablation_rules`.
         start: λ at first.
         images: Training images of each class, those for validation included; 0 for all there are.
+        clip: Largest norm of the whole gradient; 0 if it is not clipped.
     """
 
     data: str
@@ -76,6 +77,7 @@ class Run:
     lr: float
     epochs: int
     seed: int
+    clip: float = 0.0
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Run:
@@ -86,7 +88,10 @@ class Run:
     @property
     def key(self) -> str:
         """Short name of the run in every table."""
-        return hashlib.sha1(repr(tuple(asdict(self).values())).encode()).hexdigest()[:8]
+        values = list(asdict(self).values())
+        if not self.clip:  # as the keys were before there was clipping
+            values.pop()
+        return hashlib.sha1(repr(tuple(values)).encode()).hexdigest()[:8]
 
     @property
     def work(self) -> float:
@@ -153,6 +158,8 @@ class Training:
             loss = self.criterion(output if self.run.per_step else output.mean(0), y)
             self.optimizer.zero_grad()
             loss.backward()
+            if self.run.clip:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.run.clip)
             self.optimizer.step()
             functional.reset_net(self.model)
             # What the heads add to the loss would not compare.

@@ -1,8 +1,8 @@
 """What the runs of the ablation study say: means, paired differences, times. Tables in, tables out.
 
-A *setting* is data, network, depth, surrogate and T; a *method* is everything else but learning
-rate, number of epochs and seed. Runs of one seed and setting start from the same weights, so
-methods are compared seed by seed.
+A *setting* is data, network, depth, surrogate, T, and whether gradients are clipped; a *method* is
+everything else but learning rate, number of epochs and seed. Runs of one seed and setting start
+from the same weights, so methods are compared seed by seed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-SETTING = ["data", "images", "net", "depth", "surrogate", "T"]
+SETTING = ["data", "images", "net", "depth", "surrogate", "T", "clip"]
 USUAL_RATE = 0.1
 PAIR = [*SETTING, "seed"]
 
@@ -32,7 +32,8 @@ def labelled(runs: pd.DataFrame) -> pd.DataFrame:
 def setting_label(row) -> str:
     usual = 4 if row.data == "nmnist" else 2
     steps = "" if row.T == usual else f" T={row.T}"
-    return f"{row.data} {row.net} {row.depth} {row.surrogate}{steps}"
+    clipped = " clipped" if row.clip else ""
+    return f"{row.data} {row.net} {row.depth} {row.surrogate}{steps}{clipped}"
 
 
 def method_label(row) -> str:
@@ -184,21 +185,37 @@ def firing_by_place(runs: pd.DataFrame, firing: pd.DataFrame, method: str) -> pd
     return pd.concat([both, before]).pivot_table(thirds, "setting", "method", sort=False)
 
 
-def foretold(runs: pd.DataFrame, gradients: pd.DataFrame, epoch: int = 2) -> pd.DataFrame:
-    """Rank correlation of the first layer's early gradient with final accuracy, by data set.
+def first_layers(gradients: pd.DataFrame, epoch: int) -> pd.DataFrame:
+    """Of each run, the first layer's norm over the last one's, and the first three's coherence."""
+    then = gradients[gradients["epoch"] == epoch]
+    norms = then.pivot_table(index="run", columns="place", values="weight_grad_norm")
+    coherence = then[then["place"] != "last"].groupby("run")["coherence"].mean()
+    return pd.DataFrame({"norm": norms["1"] / norms["last"], "coherence": coherence})
 
-    Of norm, the ratio of the first layer to the last is taken; of coherence, the mean of the
-    first three layers.
+
+def vanillas_gradients(runs: pd.DataFrame, gradients: pd.DataFrame) -> pd.DataFrame:
+    """Whether vanilla's first layers get a gradient, one row a setting.
+
+    Norms as in `first_layers`, before training and after two epochs (medians over seeds), and the
+    coherence after two (mean).
     """
-    early = gradients[gradients["epoch"] == epoch]
-    norms = early.pivot_table(index="run", columns="place", values="weight_grad_norm")
-    coherence = early[early["place"] != "last"].groupby("run")["coherence"].mean()
+    plain = runs[runs["usual"] & runs["method"].eq("vanilla")].set_index("run")
+    before, later = first_layers(gradients, 0), first_layers(gradients, 2)
+    found = plain.assign(before=before["norm"], later=later["norm"], coherence=later["coherence"])
+    grouped = found.groupby("setting", sort=False)
+    means = grouped[["coherence", "val_accuracy"]].mean()
+    return pd.concat([grouped[["before", "later"]].median(), means], axis=1)
+
+
+def foretold(runs: pd.DataFrame, gradients: pd.DataFrame, epoch: int = 2) -> pd.DataFrame:
+    """Rank correlation of `first_layers` early in training with final accuracy, by data set."""
+    early = first_layers(gradients, epoch)
     rows = []
     for (data, kind), group in runs.groupby(["data", runs["method"].eq("vanilla")]):
         final = group.set_index("run")["val_accuracy"]
         found = {"data": data, "runs": len(group), "kind": "vanilla" if kind else "shortcuts"}
-        for name, measure in (("norm", norms["1"] / norms["last"]), ("coherence", coherence)):
-            joined = pd.concat([final, measure.rename("measure")], axis=1, join="inner").dropna()
+        for name in ("norm", "coherence"):
+            joined = pd.concat([final, early[name]], axis=1, join="inner").dropna()
             enough = len(joined) > 3
             found[name] = stats.spearmanr(joined).statistic if enough else np.nan
         rows.append(found)

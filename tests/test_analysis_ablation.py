@@ -251,6 +251,21 @@ def test_rules_that_look_at_gradients_leave_the_model_alone(name, vanilla) -> No
     assert all(torch.equal(after[key], value) for key, value in before.items())
 
 
+def test_clipping_bounds_the_gradient_and_keeps_the_keys_of_other_runs(vanilla) -> None:
+    from ablation_run import Training
+
+    assert vanilla.key == "543c3d5c"
+    clipped = replace(vanilla, clip=0.01, epochs=1)
+    assert clipped.key != replace(clipped, clip=0.0).key
+    norms = {}
+    for run in (clipped, replace(clipped, clip=0.0)):
+        training = Training(run)
+        training.one_epoch(1)
+        parameters = training.model.parameters()
+        norms[run.clip] = float(nn.utils.clip_grad_norm_(parameters, float("inf")))
+    assert norms[0.01] <= 0.01001 < norms[0.0]
+
+
 # Statistics.
 
 
@@ -383,6 +398,36 @@ def test_firing_by_thirds_of_the_layers(vanilla) -> None:
     assert [found[third, "untrained"] for third in thirds] == pytest.approx([0.15, 0.35, 0.55])
 
 
+def test_vanishing_and_exploding_gradients_are_told_apart(vanilla) -> None:
+    from ablation_statistics import vanillas_gradients
+
+    runs = table(
+        vanilla,
+        *({"seed": seed, "spikes": norm} for seed, norm in enumerate((1.0, 400.0, 3.0))),
+        {"spikes": 20.0, "clip": 1.0},
+        {"spikes": 7.0, "lr": 0.3},
+        {"spikes": 7.0, **HEADS},
+    )
+    first = dict(zip(runs["run"], runs["spikes"], strict=True))  # norms, carried along
+    gradients = pd.DataFrame(
+        {
+            "run": run,
+            "epoch": epoch,
+            "place": place,
+            "weight_grad_norm": 2.0 if place == "last" else norm / (1 + epoch),
+            "coherence": 0.9 if place == "last" else 0.1 * int(place),
+        }
+        for run, norm in first.items()
+        for epoch in (0, 2)
+        for place in ("1", "2", "3", "last")
+    )
+    found = vanillas_gradients(runs, gradients)
+    assert found.index.tolist() == ["digits plain 6 atan", "digits plain 6 atan clipped"]
+    assert found["before"].tolist() == pytest.approx([1.5, 10])  # medians
+    assert found["later"].tolist() == pytest.approx([0.5, 10 / 3])
+    assert found["coherence"].tolist() == pytest.approx([0.2, 0.2])
+
+
 def test_settings_of_one_seed_are_named_where_they_do_not_count(vanilla) -> None:
     from ablation_aims import vanishing
 
@@ -397,7 +442,12 @@ def test_settings_of_one_seed_are_named_where_they_do_not_count(vanilla) -> None
         {"depth": 30, "val_accuracy": 0.1},
         {"depth": 30, **handover},
     )
-    gradients = pd.DataFrame({"run": runs["run"], "epoch": 2, "place": "1", "coherence": 0.01})
+    gradients = pd.DataFrame(
+        {"run": run, "epoch": epoch, "place": place, "weight_grad_norm": 1.0, "coherence": 0.01}
+        for run in runs["run"]
+        for epoch in (0, 2)
+        for place in ("1", "last")
+    )
     said = vanishing({"runs": runs, "gradients": gradients}, "handover")
     assert said.endswith(
         "**1 of 1 settings**. Not counted, as of one seed only: digits plain 30 atan."

@@ -302,6 +302,15 @@ def add_training_flags(parser: Parser, epochs: int, batch_size: int) -> None:
     add("--momentum", type=amount, default=0.9, help="of sgd (default: %(default)s)")
     add("--weight-decay", type=amount, help="(default: 0.0001 for sgd, 0.01 for adamw)")
     add(
+        "--clip-grad",
+        type=amount,
+        default=0.0,
+        metavar="NORM",
+        help="scale the gradient of all weights together down to this norm, against gradients that "
+        "explode, as they do in deep networks with --surrogate rectangle; 0 does not "
+        "(default: 0)",
+    )
+    add(
         "--warmup-epochs",
         type=natural,
         default=0,

@@ -107,6 +107,9 @@ def train_epoch(run: Run, stop: Stop, report: reports.Report) -> None:
             output = run.forward(x)
             loss = run.criterion(output if args.per_step else output.mean(0), y)
         run.scaler.scale(loss).backward()
+        if args.clip_grad:
+            run.scaler.unscale_(run.optimizer)
+            torch.nn.utils.clip_grad_norm_(run.model.parameters(), args.clip_grad)
         run.scaler.step(run.optimizer)
         run.scaler.update()
         run.lr.step()

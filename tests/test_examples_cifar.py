@@ -146,6 +146,28 @@ def test_a_vanilla_and_a_wrapped_run_start_from_the_same_weights(tmp_path):
     assert_same_weights(tmp_path / "vanilla", tmp_path / "shortcut")
 
 
+def test_clipped_gradients_bound_each_step(tmp_path):
+    flags = [*TINY, "--epochs", "1", "--momentum", "0", "--weight-decay", "0"]
+    for name, changes in {
+        "start": ["--lr", "0"],
+        "free": ["--lr", "0.1"],
+        "loose": ["--lr", "0.1", "--clip-grad", "1e6"],
+        "tight": ["--lr", "0.1", "--clip-grad", "0.01"],
+    }.items():
+        folder = tmp_path / name
+        succeed("train_cifar.py", *flags, *changes, "--out", folder, log=tmp_path / "log")
+    assert_same_weights(tmp_path / "free", tmp_path / "loose")
+    steps = 5  # 100 images in batches of 20
+    assert moved(tmp_path / "start", tmp_path / "tight") <= steps * 0.1 * 0.01
+    assert moved(tmp_path / "start", tmp_path / "free") > steps * 0.1 * 0.01
+
+
+def moved(one, other):
+    one, other = weights(one), weights(other)
+    learned = [name for name in one if "running" not in name and "num_batches" not in name]
+    return torch.cat([(one[name] - other[name]).flatten() for name in learned]).norm().item()
+
+
 MODELS = [
     *("plain:4", "plain:18", "resnet18", "resnet19", "resnet20", "spiking_resnet18"),
     *("sew_resnet18", "spiking_vgg11_bn", "plif_cifar10", "plif_cifar10dvs", "plif_nmnist"),

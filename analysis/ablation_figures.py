@@ -77,7 +77,7 @@ def figure_depth(tables: Tables) -> Figure | None:
     """Test accuracy over the depth of plain networks, digits, ATan; mean and standard deviation
     over seeds. The dotted line is chance."""
     runs = tables["runs"].query("data == 'digits' and net == 'plain' and T == 2")
-    runs = runs.query("surrogate == 'atan'")
+    runs = runs.query("surrogate == 'atan' and clip == 0")
     if runs["depth"].nunique() < 2:
         return None
     figure, (ax,) = panels(1, 3.4)
@@ -124,8 +124,9 @@ def figure_rules(tables: Tables) -> Figure | None:
     colours = plt.get_cmap("tab20")
     for name, rows in table.groupby("setting", sort=False):
         places = [order.index.get_loc(method) for method in rows["method"]]
-        colour = colours(settings.index(name) % 20)
-        ax.plot(100 * rows["difference"], places, "o", color=colour, label=name, alpha=0.8, ms=5)
+        round_, place = divmod(settings.index(name), 20)  # twenty colours do not do for all
+        look = {"color": colours(place), "marker": "os"[round_], "alpha": 0.8, "ms": 5}
+        ax.plot(100 * rows["difference"], places, linestyle="", label=name, **look)
     ax.plot(100 * order, range(len(order)), "|", color="black", ms=14, label="mean")
     ax.axvline(0, color="0.4", linestyle=":")
     ax.set_yticks(range(len(order)), list(order.index), fontsize="small")
@@ -250,8 +251,8 @@ def figure_sensitivity(tables: Tables) -> Figure | None:
     figure, (rates, places, starts) = panels(3, 3.6)
     order = ["stages", "every:6", "auto", "every:3", "all"]
     colours = plt.get_cmap("tab10")
-    settings = list(runs.loc[runs["lr"] != 0.1, "setting"].unique())
-    for i, name in enumerate(settings):
+    varied = held.groupby("setting", sort=False)[["lr", "start"]].nunique().max(axis=1) > 1
+    for i, name in enumerate(varied.index[varied]):
         look = {"color": colours(i), "marker": "o", "ms": 4}
         rows = held[held["setting"] == name]
         usual = rows[rows["usual"]]
@@ -273,7 +274,7 @@ def figure_sensitivity(tables: Tables) -> Figure | None:
     for ax in (rates, places, starts):
         ax.yaxis.set_major_formatter(PercentFormatter(1))
     legend_above(figure, rates, 3)
-    if not settings:
+    if not varied.any():
         plt.close(figure)
         return None
     return figure

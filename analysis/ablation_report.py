@@ -33,7 +33,7 @@ other data): `plain` is convolution, batch norm and LIF, as often as the depth s
 `sew` are 20 layers of SpikingJelly's basic blocks. LIF with τ = 2 and no decay of the input, T = 2
 (4 on N-MNIST) if not said otherwise. SGD with momentum 0.9, weight decay 1e-4, learning rate 0.1
 if not said otherwise, falling to 0 by a cosine; no augmentation. In settings called `clipped`, the
-norm of the whole gradient is kept to 1 at most.
+norm of the whole gradient, that of heads included, is kept to 1 at most.
 
 Data: digits (scikit-learn's 1,797, 8 x 8), Fashion-MNIST (4,000 images for training, 1,000 for
 testing, 14 x 14), N-MNIST (800 recordings for training, 100 for testing, as frames of 16 x 16),
@@ -100,13 +100,14 @@ def write_page(tables: Tables, figures: Mapping[str, str], planned: Sequence[Run
         "far above 1 are gradients that explode, as they do with the rectangle.\n",
         early_gradients(tables),
         "What they foretell: rank correlation of both measures after two epochs with final "
-        "validation accuracy.\n",
+        "validation accuracy, over all runs of a data set.\n",
         markdown(foretold(runs, tables["gradients"]).round(2)),
         "## Firing\n",
         "Spikes of an inference of the network handed back, over vanilla's.\n",
         firing(runs),
         "Where in the network: mean firing rate of the first, middle and last third of the layers, "
-        "untrained / vanilla's / with handover. Recorded in the later runs only.\n",
+        "untrained / vanilla's / with handover; untrained is on batches of training, normalized as "
+        "in training. Recorded in the later runs only.\n",
         firing_places(tables),
         "## Figures\n",
         *(f"![{name}]({name})\n\n*{text}*\n" for name, text in figures.items()),

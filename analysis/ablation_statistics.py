@@ -61,9 +61,12 @@ def method_label(row) -> str:
 def best_rates(runs: pd.DataFrame, method: str = "vanilla") -> pd.Series:
     """The learning rate of the highest mean validation accuracy, by setting.
 
-    Rates are compared on the seeds of which all those tried are finished.
+    Rates are compared on the seeds of which all those tried are finished. One of less than three
+    seeds does not count where others have three.
     """
     rows = runs[(runs["method"] == method) & ~runs["longer"]]
+    seeds = rows.groupby(["setting", "lr"])["seed"].transform("nunique").clip(upper=3)
+    rows = rows[seeds == seeds.groupby(rows["setting"]).transform("max")]
     tried = rows.groupby("setting")["lr"].transform("nunique")
     complete = rows.groupby(["setting", "seed"])["lr"].transform("nunique") == tried
     rows = rows[complete]

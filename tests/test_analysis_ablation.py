@@ -352,6 +352,21 @@ def test_learning_rates_are_compared_on_the_seeds_they_share(vanilla) -> None:
     assert best_rates(runs).to_dict() == {"digits plain 6 atan": 0.3}
 
 
+def test_a_rate_of_one_seed_does_not_decide_among_those_of_three(vanilla) -> None:
+    from ablation_statistics import best_rates
+
+    runs = table(
+        vanilla,
+        *(
+            {"seed": seed, "val_accuracy": accuracy}
+            for seed, accuracy in enumerate((0.4, 0.8, 0.8))
+        ),
+        *({"seed": seed, "lr": 0.3, "val_accuracy": 0.5} for seed in range(3)),
+        {"lr": 0.01, "val_accuracy": 0.9},
+    )
+    assert best_rates(runs).to_dict() == {"digits plain 6 atan": 0.1}
+
+
 def test_time_to_vanillas_accuracy(vanilla) -> None:
     from ablation_statistics import times_to_vanilla
 

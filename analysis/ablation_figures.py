@@ -243,7 +243,7 @@ def figure_heads(tables: Tables) -> Figure | None:
 
 def figure_sensitivity(tables: Tables) -> Figure | None:
     """Validation accuracy by learning rate (left, mean over seeds), by where heads sit (middle) and
-    by λ at first (right, both of seed 0), hold-linear; one line a setting."""
+    by λ at first (right, both over seeds 0 and 1), hold-linear; one line a setting."""
     runs = tables["runs"][~tables["runs"]["longer"]]
     held = runs[runs["schedule"] == "hold-linear"].query(
         "combine == 'loss' and not per_step and head == 'grid2'"
@@ -260,11 +260,11 @@ def figure_sensitivity(tables: Tables) -> Figure | None:
         rates.plot(basic.groupby("lr")["val_accuracy"].mean(), label=name, **look)
         vanilla = runs[(runs["setting"] == name) & (runs["method"] == "vanilla")]
         rates.plot(vanilla.groupby("lr")["val_accuracy"].mean(), linestyle=":", **look)
-        usual = usual[usual["seed"] == 0]
-        by_place = usual[usual["start"] == 1].set_index("at")["val_accuracy"]
+        usual = usual[usual["seed"] <= 1]  # which all have
+        by_place = usual[usual["start"] == 1].groupby("at")["val_accuracy"].mean()
         known = [at for at in order if at in by_place.index]
         places.plot([order.index(at) for at in known], by_place[known], **look)
-        by_start = usual[usual["at"] == "auto"].set_index("start")["val_accuracy"].sort_index()
+        by_start = usual[usual["at"] == "auto"].groupby("start")["val_accuracy"].mean()
         starts.plot(by_start, **look)
     rates.set(xscale="log", xlabel="learning rate (dotted: vanilla)", ylabel="validation accuracy")
     places.set_xlabel("heads at")

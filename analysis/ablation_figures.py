@@ -125,7 +125,7 @@ def figure_rules(tables: Tables) -> Figure | None:
     for name, rows in table.groupby("setting", sort=False):
         places = [order.index.get_loc(method) for method in rows["method"]]
         round_, place = divmod(settings.index(name), 20)  # twenty colours do not do for all
-        look = {"color": colours(place), "marker": "os"[round_], "alpha": 0.8, "ms": 5}
+        look = {"color": colours(place), "marker": "os^D"[round_], "alpha": 0.8, "ms": 5}
         ax.plot(100 * rows["difference"], places, linestyle="", label=name, **look)
     ax.plot(100 * order, range(len(order)), "|", color="black", ms=14, label="mean")
     ax.axvline(0, color="0.4", linestyle=":")

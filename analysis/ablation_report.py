@@ -43,8 +43,8 @@ end of each run, by the network without heads. Of N-MNIST, one test image is a w
 15 epochs of batches of 32; Fashion-MNIST: 12 of 50; N-MNIST: 30 of 32; CIFAR-10: 10 of 50.
 
 Runs of one seed have the same weights at first and see the same batches. Methods are compared seed
-by seed; intervals are of 95 %, by Student's t. Digits are to have five seeds and the other data
-three; where vanilla fails on these, vanilla and `handover` got two more, after three had left wide
+by seed; intervals are of 95 %, by Student's t. Digits have five seeds and the other data three;
+where vanilla fails on these, vanilla and `handover` got two more, after three had left wide
 intervals, as a rate may train some seeds and not others. Variants have one to three. Time is the
 processor's, of one thread, of training alone; the processor was shared.
 

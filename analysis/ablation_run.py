@@ -219,13 +219,10 @@ class Training:
             "gradients": pd.concat(self.gradients),
             "firing": pd.DataFrame(
                 {
-                    "layer": layer,
-                    "firing_rate": each["spikes"] / each["places"],
-                    "untrained": before,
+                    "layer": range(1, len(layers) + 1),
+                    "firing_rate": firing_rates(layers),
+                    "untrained": self.untrained,
                 }
-                for layer, (each, before) in enumerate(
-                    zip(layers, self.untrained, strict=True), start=1
-                )
             ),
             "runs": pd.DataFrame([row]),
         }
@@ -275,6 +272,11 @@ def firing_rates_in_training(model: nn.Module, batches: list[Tensor]) -> list[fl
         for x in batches:
             model(x)
             functional.reset_net(model)
+    return firing_rates(layers)
+
+
+def firing_rates(layers: list[dict[str, float]]) -> list[float]:
+    """Spikes by place of each layer that `spikes_counted` counted."""
     return [each["spikes"] / each["places"] for each in layers]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Before there is a group: DistributedDataParallel imports it, and its defaults keep what is there.
+import torch.distributed.nn.functional
 from options import UserError
 from torch import Tensor, nn
 
@@ -81,7 +85,13 @@ def start(device: str) -> World:
 
 
 def stop() -> None:
+    """Leave the other processes, and end gloo's threads.
+
+    One that still holds an object of Python while the interpreter ends aborts the process
+    (pytorch/pytorch#190489), so that nothing may keep the group.
+    """
     if dist.is_initialized():
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -20,6 +20,7 @@ from examples_tools import (
 from PIL import Image
 
 RUN = [*TINY, "--epochs", "2", "--seed", "3", "--device", "cpu"]
+TORCHRUN = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node".split()]
 # λ is to be the same in all processes, though each sees only its part of the batches.
 HANDOVER = [*RUN, "--method", "handover", "--checkpoint-every", "3"]
 
@@ -62,8 +63,7 @@ def assert_close(one, other):
 
 
 def test_torchrun_trains_as_one_process_does(alone, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(EXAMPLES / "train_cifar.py"), *HANDOVER]
+    command = [*TORCHRUN, "2", str(EXAMPLES / "train_cifar.py"), *HANDOVER]
     command += ["--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
@@ -77,6 +77,32 @@ def test_torchrun_trains_as_one_process_does(alone, tmp_path):
         assert (one[column] - other[column]).abs().max() < 0.05
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert len(state["rng"]) == 2
+
+
+ENDS_ITS_GROUP = """
+import sys
+import weakref
+
+sys.path.insert(0, sys.argv[1])
+import distributed
+
+distributed.start("cpu")
+group = weakref.ref(distributed.dist.group.WORLD)
+model = distributed.nn.parallel.DistributedDataParallel(distributed.nn.Linear(2, 2))
+model.cycle = [model]
+del model
+distributed.stop()
+assert group() is None
+"""
+
+
+def test_the_group_and_its_threads_end_before_the_interpreter(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(ENDS_ITS_GROUP)
+    done = subprocess.run(
+        [*TORCHRUN, "1", str(script), str(EXAMPLES)], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def kill_after_first_epoch():

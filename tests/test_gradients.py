@@ -5,13 +5,13 @@ import pickle
 import warnings
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from nets import Net, images, labels
+from ranks import on_ranks
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -798,9 +798,7 @@ def test_no_warnings() -> None:
 # Two processes.
 
 
-def record_in_ddp(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def record_in_ddp(rank: int) -> dict[bool, dict[str, list[Any]]]:
     frames = {}
     for all_ranks in (False, True):
         torch.manual_seed(0)
@@ -815,15 +813,13 @@ def record_in_ddp(rank: int, folder: str) -> None:
         assert measured == (all_ranks or rank == 0)
         assert hooks_on(model.module) == 0
         frames[all_ranks] = recorder.frame
-    torch.save({key: frame.to_dict("list") for key, frame in frames.items()}, f"{folder}/{rank}")
-    dist.destroy_process_group()
+    return {key: frame.to_dict("list") for key, frame in frames.items()}
 
 
 def test_distributed_data_parallel(tmp_path: Path) -> None:
-    mp.spawn(record_in_ddp, args=(str(tmp_path),), nprocs=2)
-    saved = [torch.load(tmp_path / str(rank)) for rank in range(2)]
     (first, every), (other, every_other) = (
-        [pd.DataFrame(frames[key]) for key in (False, True)] for frames in saved
+        [pd.DataFrame(frames[key]) for key in (False, True)]
+        for frames in on_ranks(record_in_ddp, tmp_path)
     )
     assert len(first) == 8 and len(other) == 0
     assert "rank" not in first and (every["rank"] == 0).all() and (every_other["rank"] == 1).all()

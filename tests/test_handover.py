@@ -5,14 +5,14 @@ import io
 import math
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 from nets import Net, images, labels
+from ranks import on_ranks
 from spikingjelly.activation_based import functional
 from torch import nn
 
@@ -199,30 +199,22 @@ def test_it_says_what_it_is():
 # Two ranks see different batches, and decide the same.
 
 
-def decide_on_one_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
-    )
+def decide_on_one_rank(rank: int) -> tuple[list[float], dict[str, Any]]:
     shared, own = HandoverSchedule(), HandoverSchedule(sync=False)
     for schedule in (shared, own):
         told(schedule, *[{"main": 1.0 + rank, "a": 4.0 + 4 * rank}] * (rank + 1)).step()
-    torch.save([s.coefficient_of("a") for s in (shared, own)], f"{folder}/{rank}.pt")
     torch.manual_seed(0)
     model = nn.parallel.DistributedDataParallel(wrap_with_shortcuts(Net()))
     criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), HandoverSchedule())
     torch.manual_seed(rank)
     train(model, criterion, 3)
     criterion.schedule.step()
-    torch.save(criterion.schedule.state_dict(), f"{folder}/trained{rank}.pt")
-    dist.destroy_process_group()
+    return [s.coefficient_of("a") for s in (shared, own)], criterion.schedule.state_dict()
 
 
 def test_ranks_agree(tmp_path: Path):
-    mp.spawn(decide_on_one_rank, args=(str(tmp_path),), nprocs=2)
-    (shared, own0), (shared1, own1) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    ((shared, own0), trained), ((shared1, own1), trained1) = on_ranks(decide_on_one_rank, tmp_path)
     assert shared == shared1 == pytest.approx((1 + 2 * 2) / (4 + 2 * 8))  # means over all batches
     assert (own0, own1) == (0.25, 0.25)
-    trained = [torch.load(tmp_path / f"trained{rank}.pt") for rank in (0, 1)]
-    assert trained[0] == trained[1]
-    assert set(trained[0]["coefficients"]) == set(shortcut_branches(wrap_with_shortcuts(Net())))
+    assert trained == trained1
+    assert set(trained["coefficients"]) == set(shortcut_branches(wrap_with_shortcuts(Net())))

@@ -3,16 +3,14 @@
 import copy
 import io
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from nets import CLASSES, N, Net, T, gradients, images, labels, same
+from ranks import on_ranks
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -327,11 +325,7 @@ def seeded_net(step_mode: str = "m") -> nn.Module:
     return wrap_with_shortcuts(Net(step_mode))
 
 
-def train_one_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS
-    )
+def train_one_rank(rank: int) -> dict[Any, History]:
     results = {}
     for way, options in WAYS.items():
         for name, coefficient in LOSSES.items():
@@ -342,15 +336,12 @@ def train_one_rank(rank: int, folder: str) -> None:
     for name, coefficient in LOSSES.items():
         model = DistributedDataParallel(seeded_net("s"))
         results["single steps", name] = train(model, coefficient, rank, step_mode="s")
-    torch.save(results, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory) -> Iterator[list[dict[Any, History]]]:
-    folder: Path = tmp_path_factory.mktemp("ranks")
-    mp.spawn(train_one_rank, args=(str(folder),), nprocs=RANKS)
-    yield [torch.load(folder / f"rank{rank}.pt") for rank in range(RANKS)]
+def ranks(tmp_path_factory) -> list[dict[Any, History]]:
+    return on_ranks(train_one_rank, tmp_path_factory.mktemp("ranks"), RANKS)
 
 
 def assert_agree(of_ranks: list[History], expected: History) -> None:

@@ -1,14 +1,13 @@
 """FSDP2 (`fully_shard`) on two processes, each with half of a batch, against one with all of it."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from nets import Net, images, labels, same
+from ranks import on_ranks
 from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -131,11 +130,7 @@ def wrap_sharded(mesh: Any, inside: bool) -> None:
     wrap_with_shortcuts(model)
 
 
-def one_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS
-    )
+def one_rank(rank: int) -> dict[str, Any]:
     mesh = dist.device_mesh.init_device_mesh("cpu", (RANKS,))
     results: dict[str, Any] = {
         name: train_layout(mesh, rank, **layout) for name, layout in LAYOUTS.items()
@@ -144,15 +139,12 @@ def one_rank(rank: int, folder: str) -> None:
     results["heads in their stage"] = error_of(lambda: train_with_heads_in_their_stage(mesh))
     results["wrapped last"] = error_of(lambda: wrap_sharded(mesh, inside=False))
     results["wrapped around"] = error_of(lambda: wrap_sharded(mesh, inside=True))
-    torch.save(results, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory) -> Iterator[list[dict[str, Any]]]:
-    folder: Path = tmp_path_factory.mktemp("ranks")
-    mp.spawn(one_rank, args=(str(folder),), nprocs=RANKS)
-    yield [torch.load(folder / f"rank{rank}.pt") for rank in range(RANKS)]
+def ranks(tmp_path_factory) -> list[dict[str, Any]]:
+    return on_ranks(one_rank, tmp_path_factory.mktemp("ranks"), RANKS)
 
 
 def assert_close(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

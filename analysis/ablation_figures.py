@@ -242,8 +242,8 @@ def figure_heads(tables: Tables) -> Figure | None:
 
 
 def figure_sensitivity(tables: Tables) -> Figure | None:
-    """Validation accuracy by learning rate (left, mean over seeds), by where heads sit (middle) and
-    by λ at first (right, both over seeds 0 and 1), hold-linear; one line a setting."""
+    """Validation accuracy by learning rate (left, handover), by where heads sit (middle) and by λ
+    at first (right, both hold-linear), mean over seeds; one line a setting."""
     runs = tables["runs"][~tables["runs"]["longer"]]
     held = runs[runs["schedule"] == "hold-linear"].query(
         "combine == 'loss' and not per_step and head == 'grid2'"
@@ -251,16 +251,14 @@ def figure_sensitivity(tables: Tables) -> Figure | None:
     figure, (rates, places, starts) = panels(3, 3.6)
     order = ["stages", "every:6", "auto", "every:3", "all"]
     colours = plt.get_cmap("tab10")
-    varied = held.groupby("setting", sort=False)[["lr", "start"]].nunique().max(axis=1) > 1
+    varied = held.groupby("setting", sort=False)["start"].nunique() > 1
     for i, name in enumerate(varied.index[varied]):
         look = {"color": colours(i), "marker": "o", "ms": 4}
-        rows = held[held["setting"] == name]
-        usual = rows[rows["usual"]]
-        basic = rows[(rows["at"] == "auto") & (rows["start"] == 1)]
-        rates.plot(basic.groupby("lr")["val_accuracy"].mean(), label=name, **look)
-        vanilla = runs[(runs["setting"] == name) & (runs["method"] == "vanilla")]
-        rates.plot(vanilla.groupby("lr")["val_accuracy"].mean(), linestyle=":", **look)
-        usual = usual[usual["seed"] <= 1]  # which all have
+        here = runs[runs["setting"] == name]
+        for method, line in (("handover", "-"), ("vanilla", ":")):
+            by_rate = here[here["method"] == method].groupby("lr")["val_accuracy"].mean()
+            rates.plot(by_rate, line, label=name if line == "-" else None, **look)
+        usual = held[(held["setting"] == name) & held["usual"]]
         by_place = usual[usual["start"] == 1].groupby("at")["val_accuracy"].mean()
         known = [at for at in order if at in by_place.index]
         places.plot([order.index(at) for at in known], by_place[known], **look)

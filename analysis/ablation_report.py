@@ -46,7 +46,7 @@ Runs of one seed have the same weights at first and see the same batches. Method
 by seed; intervals are of 95 %, by Student's t. Digits have five seeds and the other data three;
 where vanilla fails on these, vanilla and `handover` got two more, after three had left wide
 intervals, as a rate may train some seeds and not others. What was tried first and is no longer in
-the plan has one or two. Time is the processor's, of one thread, of training alone; the processor
+the plan has one to three. Time is the processor's, of one thread, of training alone; the processor
 was shared.
 
 Methods are named by their schedule: `handover` is `HandoverSchedule`, `hold-linear` is λ = 1 for
@@ -88,7 +88,7 @@ def write_page(tables: Tables, figures: Mapping[str, str], planned: Sequence[Run
         against_longer(runs),
         "## Which schedule, which rule, which places\n",
         "Points of validation accuracy over hold-linear, mean over the settings in which both were "
-        "run (number of pairs in brackets).\n",
+        "run.\n",
         methods(runs),
         "Validation accuracy of those that have all seeds of a setting, in the settings in which "
         "most were tried.\n",

@@ -367,6 +367,29 @@ def test_a_rate_of_one_seed_does_not_decide_among_those_of_three(vanilla) -> Non
     assert best_rates(runs).to_dict() == {"digits plain 6 atan": 0.1}
 
 
+def test_every_method_of_the_plan_has_all_seeds() -> None:
+    from ablation_plan import SEEDS, plan
+
+    seeds: dict[object, set[int]] = {}
+    for run in plan():
+        seeds.setdefault(replace(run, seed=0), set()).add(run.seed)
+    assert len(seeds) > 300
+    for run, found in seeds.items():
+        assert found in (set(range(SEEDS[run.data])), set(range(5))), run
+
+
+def test_accuracies_by_setting_are_means_over_all_seeds(vanilla) -> None:
+    from ablation_report import by_setting
+
+    seeds = [{"seed": seed, "val_accuracy": 0.5 + 0.2 * seed} for seed in range(2)]
+    methods = [HEADS | {"schedule": name} for name in ("hold-linear", "constant", "linear")]
+    whole = [each | method for each in seeds for method in ({}, *methods)]
+    lone = HEADS | {"schedule": "cosine", "seed": 0, "val_accuracy": 0.9}
+    page = by_setting(table(vanilla, *whole, lone))
+    assert page.count("60.0%") == 4
+    assert "cosine" not in page
+
+
 def test_time_to_vanillas_accuracy(vanilla) -> None:
     from ablation_statistics import times_to_vanilla
 

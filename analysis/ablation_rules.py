@@ -13,7 +13,7 @@ from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
 from sj_shortcut import HandoverSchedule, shortcut_logits
-from sj_shortcut.preserve import preserved
+from sj_shortcut.torch_model.preserve import preserved
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 

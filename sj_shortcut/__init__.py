@@ -6,29 +6,29 @@ Spiking Neural Networks" (NeurIPS 2024, arXiv 2401.04486).
 
 from typing import TYPE_CHECKING, Any
 
-from sj_shortcut.access import (
-    shortcut_branches,
-    shortcut_logits,
-    shortcut_parameters,
-    shortcuts_enabled,
-)
-from sj_shortcut.backend import NeuronBackend, is_spiking_neuron, set_backend
-from sj_shortcut.gradients import (
+from sj_shortcut.gradients.recorder import (
     GradientRecorder,
     every_steps,
     gradient_flow,
     log_spaced_steps,
     summarize,
 )
-from sj_shortcut.handover import HandoverSchedule
-from sj_shortcut.heads import ShortcutBranch, ShortcutHead
-from sj_shortcut.loss import ShortcutLoss
-from sj_shortcut.points import ShortcutPoint, shortcut_points
-from sj_shortcut.schedule import ConstantSchedule, EvolutionarySchedule, ShortcutSchedule
-from sj_shortcut.surgery import has_shortcuts, remove_shortcuts, wrap_with_shortcuts
+from sj_shortcut.neurons.backend import NeuronBackend, is_spiking_neuron, set_backend
+from sj_shortcut.places.points import ShortcutPoint, shortcut_points
+from sj_shortcut.schedules.base import ConstantSchedule, EvolutionarySchedule, ShortcutSchedule
+from sj_shortcut.schedules.handover import HandoverSchedule
+from sj_shortcut.shortcuts.access import (
+    shortcut_branches,
+    shortcut_logits,
+    shortcut_parameters,
+    shortcuts_enabled,
+)
+from sj_shortcut.shortcuts.branch import ShortcutBranch, ShortcutHead
+from sj_shortcut.shortcuts.loss import ShortcutLoss
+from sj_shortcut.shortcuts.wrap import has_shortcuts, remove_shortcuts, wrap_with_shortcuts
 
 if TYPE_CHECKING:
-    from sj_shortcut.plots import (
+    from sj_shortcut.plots.plots import (
         plot_gradient_coherence,
         plot_gradient_flow,
         plot_gradient_heatmap,
@@ -76,7 +76,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import the plot functions when they are asked for: matplotlib takes a while."""
     if name.startswith("plot_") and name in __all__:
-        from sj_shortcut import plots
+        from sj_shortcut.plots import plots
 
         return getattr(plots, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

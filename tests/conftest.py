@@ -14,7 +14,7 @@ import torch
 
 # Doctests are looked for in every file, and this one needs the CUDA code of 0.0.0.0.14.
 has_cuda_code = importlib.util.find_spec("spikingjelly.activation_based.auto_cuda")
-collect_ignore = [] if has_cuda_code else ["cupy_on_cpu.py"]
+collect_ignore = [] if has_cuda_code else ["neurons/cupy_on_cpu.py"]
 
 # The suite is spread over processes, and small tensors gain nothing from threads.
 torch.set_num_threads(1)

@@ -1,0 +1,1 @@
+"""Measure the gradient of every layer as a tidy frame."""

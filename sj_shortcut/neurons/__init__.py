@@ -1,0 +1,1 @@
+"""All that is SpikingJelly's: neuron families, step modes, memory, surrogates, backends."""

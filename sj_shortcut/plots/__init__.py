@@ -1,0 +1,1 @@
+"""Draw a frame: a tidy frame in, a matplotlib Axes out."""

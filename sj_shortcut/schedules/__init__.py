@@ -1,0 +1,1 @@
+"""The balance coefficient λ over a training."""

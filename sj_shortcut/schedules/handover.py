@@ -1,0 +1,186 @@
+"""A balance coefficient that follows the training instead of the calendar."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sj_shortcut.schedules.base import ShortcutSchedule, _epoch, _not_negative
+from sj_shortcut.torch_model.norms import wide_dtype
+
+
+class HandoverSchedule(ShortcutSchedule):
+    r"""λ of each head follows its loss: it stays while the head knows more than the output.
+
+    After each epoch, with the mean training loss :math:`\bar L_N` of the model's output and
+    :math:`\bar L_l` of head :math:`l` over that epoch, the coefficient of the head becomes
+
+    .. math:: \lambda_l = \text{start} \cdot \min(1,\; \bar L_N / \bar L_l)
+
+    While the main path has not learned, its loss is above those of the heads, and every
+    :math:`\lambda_l` is ``start``. As the output overtakes a head, that head lets go. No number of
+    epochs is needed, and training may go on as long as it likes. The rule is ours, not the
+    paper's; ``analysis/results/ablation`` compares it with others.
+
+    ``step()`` decides at the end of each whole epoch, also if it is called within epochs. In
+    between, each batch costs two small additions on the device of the loss, and no waiting for it.
+    In distributed training the means are those over all ranks, so all have the same λ: call
+    ``step()`` on all of them. Epochs that a checkpoint interrupts go on where they were; on
+    several ranks with the means of the one that saved it.
+
+    Args:
+        start: λ at first, and at most; 0 or more.
+        sync: Whether to average over ranks where ``torch.distributed`` is initialized. Turn it
+            off if its processes train models of their own.
+
+    Attributes:
+        coefficients: λ of each head by name, as of the last decision; empty before the first.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If ``start`` is negative, infinite or NaN.
+
+    Example:
+        >>> import torch
+        >>> schedule = HandoverSchedule()
+        >>> schedule.observe({"main": torch.tensor(0.5), "layer1": torch.tensor(2.0)})
+        >>> schedule.step()
+        >>> schedule.coefficient_of("layer1")
+        0.25
+    """
+
+    def __init__(self, start: float = 1.0, *, sync: bool = True) -> None:
+        self.start = start
+        self.sync = sync
+        self.coefficients: dict[str, float] = {}
+        self.past: dict[int, float] = {}
+        self.sums: dict[str, float] = {}
+        self.batches = 0
+        self._check()
+
+    # Not in the state: tensors of batches not added to `sums` yet, so as not to wait for them.
+    _waiting: tuple[tuple[str, ...], Tensor] | None = None
+
+    def __call__(self, epoch: float) -> float:
+        """Return λ at an epoch, the mean over heads; of epochs to come, the present one.
+
+        Args:
+            epoch: Epochs trained so far, 0 at the start; may be fractional.
+
+        Returns:
+            The balance coefficient, between 0 and ``start``.
+
+        Raises:
+            TypeError: If ``epoch`` is not a number.
+            ValueError: If ``epoch`` is negative, infinite or NaN.
+        """
+        known = [e for e in self.past if e <= math.floor(_epoch(epoch))]
+        return self.past[max(known)] if known else self.start
+
+    def coefficient_of(self, head: str) -> float:
+        """λ of one head, decided after the last whole epoch.
+
+        Args:
+            head: Name of the head, as ``shortcut_branches`` gives it.
+        """
+        return self.coefficients.get(head, self.start)
+
+    def observe(self, losses: Mapping[str, Any]) -> None:
+        """Take note of the losses of one batch; :class:`ShortcutLoss` calls this.
+
+        Args:
+            losses: Detached losses: ``"main"``, and each head's by name.
+        """
+        names = tuple(name for name in losses if name != "total")
+        # Double precision adds up single-precision losses without rounding, so that a checkpoint
+        # in the middle of an epoch, which splits the sum, changes nothing.
+        values = torch.stack([losses[name].detach().mean() for name in names])
+        values = values.to(wide_dtype(values))
+        self.batches += 1
+        if self._waiting is not None and self._waiting[0] == names:
+            self._waiting = (names, self._waiting[1] + values)
+        else:
+            self._add_up()
+            self._waiting = (names, values)
+
+    def step(self, epoch: float | None = None) -> None:
+        """Move on to the next whole epoch, or to the one given; decide where one is complete.
+
+        Args:
+            epoch: Where to go, to follow the training within an epoch.
+
+        Raises:
+            TypeError: If ``epoch`` is not a number.
+            ValueError: If ``epoch`` is negative, infinite or NaN.
+        """
+        before = math.floor(self.last_epoch)
+        super().step(epoch)
+        if math.floor(self.last_epoch) > before:
+            self._decide()
+
+    def rule(self, main: float, heads: dict[str, float]) -> dict[str, float]:
+        """λ of each head, between 0 and 1, from mean losses; a subclass may have another.
+
+        Args:
+            main: Mean loss of the model's output over the epoch.
+            heads: Those of the heads by name.
+        """
+        return {
+            name: min(1.0, max(0.0, main) / loss) if loss > 0 else 1.0
+            for name, loss in heads.items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return settings, decisions and the sums of an unfinished epoch for a checkpoint."""
+        self._add_up()
+        state = super().state_dict()
+        return {key: value for key, value in state.items() if not key.startswith("_")}
+
+    def _decide(self) -> None:
+        self._add_up()
+        sums, batches = self._over_all_ranks()
+        self.sums, self.batches = {}, 0
+        means = {name: total / batches for name, total in sums.items()} if batches else {}
+        main = means.pop("main", math.nan)
+        if math.isfinite(main) and means and all(map(math.isfinite, means.values())):
+            decided = self.rule(main, means)
+            self.coefficients.update({name: self.start * x for name, x in decided.items()})
+        if self.coefficients:
+            mean = sum(self.coefficients.values()) / len(self.coefficients)
+            self.past[math.floor(self.last_epoch)] = mean
+
+    def _add_up(self) -> None:
+        if self._waiting is None:
+            return
+        names, values = self._waiting
+        self._waiting = None
+        for name, value in zip(names, values.tolist(), strict=True):
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def _over_all_ranks(self) -> tuple[dict[str, float], int]:
+        alone = not (self.sync and dist.is_available() and dist.is_initialized())
+        if alone or dist.get_world_size() == 1:
+            return self.sums, self.batches
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, (self.sums, self.batches))
+        total: dict[str, float] = {}
+        for sums, _ in everyone:
+            for name, value in sums.items():
+                total[name] = total.get(name, 0.0) + value
+        return total, sum(batches for _, batches in everyone)
+
+    def __repr__(self) -> str:
+        return (
+            f"HandoverSchedule(start={self.start!r}, last_epoch={self.last_epoch!r}, "
+            f"coefficients={self.coefficients!r})"
+        )
+
+    def _check(self) -> None:
+        self.start = float(_not_negative("start", self.start))
+        if not isinstance(self.sync, bool):
+            raise TypeError(f"sync must be True or False, not {self.sync!r}.")

@@ -1,0 +1,1 @@
+"""The method: heads put into a model, their logits, the loss, and removal."""

@@ -1,0 +1,294 @@
+"""The training criterion: the task loss of the model's output and of its shortcut heads."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sj_shortcut.schedules.base import ConstantSchedule, ShortcutSchedule
+from sj_shortcut.schedules.handover import HandoverSchedule
+from sj_shortcut.shortcuts.access import find_wrapped, shortcut_branches, why_no_logits
+from sj_shortcut.shortcuts.branch import ShortcutBranch
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+class ShortcutLoss(nn.Module):
+    r"""The task loss of a wrapped model, with a direct way to its shallow layers.
+
+    With the model's logits :math:`o_N`, the logits :math:`o_l` of head :math:`l`, the balance
+    coefficient :math:`\lambda(e)` at epoch :math:`e` and the task loss :math:`L`,
+
+    .. math::
+        \text{combine="loss":}\quad L(o_N, y) + \lambda(e) \sum_l w_l\, L(o_l, y) \\
+        \text{combine="logits":}\quad L\big(o_N + \lambda(e) \sum_l w_l\, o_l,\; y\big)
+
+    after Guo et al., "Take A Shortcut Back" (NeurIPS 2024). A constant :math:`\lambda` is their
+    shortcut back-propagation, a falling one their evolutionary training. What is public of the
+    paper does not settle which of the two sums it uses; offering both is ours. With
+    ``combine="logits"``, :math:`\lambda` must reach 0 before training ends, or removing the heads
+    changes predictions.
+
+    In eval mode, or without gradients, it is the plain criterion, so that one object serves
+    training and validation.
+
+    Args:
+        model: The wrapped model, bare, compiled, or inside DistributedDataParallel.
+        criterion: The task loss, any ``(logits, target) -> Tensor``; ``nn.MSELoss()`` on one-hot
+            targets works too.
+        schedule: :math:`\lambda` over the epochs; default :class:`HandoverSchedule`, but a constant
+            1 with ``combine="logits"``. Advance it with ``loss.schedule.step()`` after each epoch.
+        combine: ``"loss"`` or ``"logits"``.
+        per_step: Apply the criterion at every time step and average, as in temporal efficient
+            training (Deng et al., ICLR 2022); the output must then be ``[T, N, K]``.
+        weights: :math:`w_l` of each head, by name or in order of depth; 1 for those not named.
+
+    Attributes:
+        schedule: The schedule.
+        parts: Detached value of each term of the last call: ``"total"``, ``"main"`` (the model's
+            output alone) and with ``combine="loss"`` each head by name, before weighting. Heads of
+            weight 0 are skipped.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument has a wrong value, or the model has no shortcuts.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spikingjelly.activation_based import layer, neuron
+        >>> from sj_shortcut import wrap_with_shortcuts
+        >>> model = nn.Sequential(layer.Linear(8, 16), neuron.LIFNode(), layer.Linear(16, 4),
+        ...                       neuron.LIFNode(), layer.Linear(4, 2))
+        >>> loss = ShortcutLoss(wrap_with_shortcuts(model), nn.CrossEntropyLoss())
+        >>> loss(model(torch.rand(3, 8)), torch.tensor([0, 1, 0])).backward()
+        >>> list(loss.parts)
+        ['total', 'main', '1']
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Criterion,
+        schedule: ShortcutSchedule | None = None,
+        *,
+        combine: Literal["loss", "logits"] = "loss",
+        per_step: bool = False,
+        weights: Mapping[str, float] | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self._root = (find_wrapped(model),)  # in a tuple: the loss does not own the model
+        if not callable(criterion):
+            raise TypeError(
+                "criterion must be callable as criterion(logits, target), such as "
+                f"nn.CrossEntropyLoss(); got {type(criterion).__name__}."
+            )
+        if isinstance(criterion, type):
+            raise TypeError(
+                f"criterion is the class {criterion.__name__} itself: pass an instance, such as "
+                f"{criterion.__name__}()."
+            )
+        if schedule is not None and not isinstance(schedule, ShortcutSchedule):
+            raise TypeError(
+                "schedule must be a ShortcutSchedule, such as EvolutionarySchedule(epochs) or "
+                f"ConstantSchedule(1.0); got {type(schedule).__name__}."
+            )
+        if combine not in ("loss", "logits"):
+            raise ValueError(f'combine must be "loss" or "logits", got {combine!r}.')
+        if combine == "logits" and isinstance(schedule, HandoverSchedule):
+            raise ValueError(
+                'HandoverSchedule compares the losses of the heads, and combine="logits" has none: '
+                'use combine="loss", or EvolutionarySchedule(epochs, finish=0.9).'
+            )
+        if not isinstance(per_step, bool):
+            raise TypeError(f"per_step must be True or False, got {per_step!r}.")
+        branches = shortcut_branches(self._root[0])
+        self.weights = _weights_by_name(weights, list(branches))
+        self.criterion = criterion
+        if schedule is None:
+            schedule = HandoverSchedule() if combine == "loss" else ConstantSchedule(1.0)
+        self.schedule = schedule
+        self.combine = combine
+        self.per_step = per_step
+        self.parts: dict[str, Tensor] = {}
+        for branch in branches.values():
+            branch.per_step = per_step
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """The loss of one batch.
+
+        Args:
+            output: The model's logits ``[N, K]``, averaged over time; ``[T, N, K]`` if per step.
+            target: What the criterion takes, ``[N]`` or ``[N, K]``.
+
+        Returns:
+            The total, as the criterion reduces it.
+
+        Raises:
+            RuntimeError: If a head has no logits, with the reason.
+            ValueError: If shapes do not fit each other.
+        """
+        self._check_shapes(output, target)
+        root = self._root[0]
+        if not (root.training and torch.is_grad_enabled()):
+            total = main = self._task_loss(output, target)
+            self.parts = {"total": total.detach(), "main": main.detach()}
+            return total
+        branches = shortcut_branches(root)
+        self._check_still_fits(branches)
+        heads = {name: self._logits_of(branch, output) for name, branch in branches.items()}
+        combined = self._sum_of_losses if self.combine == "loss" else self._loss_of_sum
+        total = combined(output, heads, self._used_weights(), target)
+        self.schedule.observe(self.parts)
+        return total
+
+    def extra_repr(self) -> str:
+        """The options, for ``print``."""
+        return f"schedule={self.schedule!r}, combine={self.combine!r}, per_step={self.per_step}"
+
+    def _used_weights(self) -> dict[str, float]:
+        """λ w_l by head. One of 0 is left out: 0 times a head's NaN would be NaN."""
+        weights = {}
+        for name, weight in self.weights.items():
+            if used := weight * _finite(self.schedule.coefficient_of(name)):
+                weights[name] = used
+        return weights
+
+    def _sum_of_losses(
+        self, output: Tensor, heads: dict[str, Tensor], used: dict[str, float], target: Tensor
+    ) -> Tensor:
+        main = total = self._task_loss(output, target)
+        parts = {}
+        for name, weight in used.items():
+            term = self._task_loss(heads[name], target)
+            parts[name] = term.detach()
+            total = total + weight * term
+        self.parts = {"total": total.detach(), "main": main.detach(), **parts}
+        return total
+
+    def _loss_of_sum(
+        self, output: Tensor, heads: dict[str, Tensor], used: dict[str, float], target: Tensor
+    ) -> Tensor:
+        logits = output
+        for name, weight in used.items():
+            logits = logits + weight * heads[name]
+        total = self._task_loss(logits, target)
+        with torch.no_grad():
+            main = self._task_loss(output.detach(), target) if used else total.detach()
+        self.parts = {"total": total.detach(), "main": main}
+        return total
+
+    def _task_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        if not self.per_step:
+            return _tensor(self.criterion(logits, target))
+        steps = [_tensor(self.criterion(step, target)) for step in logits]
+        return torch.stack(steps).mean(0)
+
+    def _logits_of(self, branch: ShortcutBranch, output: Tensor) -> Tensor:
+        if branch.total is not None and not branch.joined:
+            branch.roll_back()  # the last time step failed midway, and was left out
+        logits = branch.step_logits if self.per_step else branch.logits
+        if logits is None:
+            raise RuntimeError(why_no_logits(branch))
+        branch.used = True
+        if logits.shape != output.shape:
+            raise ValueError(
+                f"the model's output is {tuple(output.shape)} but the head at '{branch.name}' gave "
+                f"{tuple(logits.shape)}: pass the output of the same forward, averaged over time "
+                "([N, K]; [T, N, K] with per_step=True), and the right num_classes= to "
+                "wrap_with_shortcuts."
+            )
+        # Under autocast heads are in half precision, and their losses would be as well.
+        return logits.to(output.dtype)
+
+    def _check_still_fits(self, branches: dict[str, ShortcutBranch]) -> None:
+        """A model may be wrapped anew, or get another loss, after this loss was made."""
+        if branches.keys() != self.weights.keys():
+            raise RuntimeError(
+                f"this ShortcutLoss was made for heads at {', '.join(self.weights)}, but the model "
+                f"has them at {', '.join(branches)} now: make a new ShortcutLoss."
+            )
+        if self.per_step and not all(branch.per_step for branch in branches.values()):
+            raise RuntimeError(
+                "another ShortcutLoss with per_step=False was made for this model after this one "
+                "with per_step=True, so its heads keep no logits per step: make this one last."
+            )
+
+    def _check_shapes(self, output: Tensor, target: Tensor) -> None:
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f"output must be the model's logits as a tensor, got {type(output).__name__}."
+            )
+        if self.per_step and output.ndim != 3:
+            raise ValueError(
+                f"per_step=True needs the logits of every time step, [T, N, K], got "
+                f"{tuple(output.shape)}: pass model(x), not model(x).mean(0)."
+            )
+        if not self.per_step and output.ndim != 2:
+            raise ValueError(
+                f"output must be logits [N, K], got {tuple(output.shape)}: average over time "
+                "first, as in model(x).mean(0), or set per_step=True."
+            )
+        if not isinstance(target, Tensor):
+            raise TypeError(f"target must be a tensor, got {type(target).__name__}.")
+        batch, classes = output.shape[-2:]
+        if tuple(target.shape) not in ((batch,), (batch, classes)):
+            raise ValueError(
+                f"target has shape {tuple(target.shape)}; for logits of {batch} samples and "
+                f"{classes} classes it must be ({batch},) or ({batch}, {classes})."
+            )
+
+
+def _tensor(loss: Any) -> Tensor:
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"criterion must return the loss as a tensor, got {type(loss).__name__}.")
+    return loss
+
+
+def _finite(coefficient: Any) -> float:
+    if not isinstance(coefficient, Real):
+        raise TypeError(
+            f"the schedule gave the coefficient {coefficient!r}; it must be a number, such as a "
+            "float."
+        )
+    value = float(coefficient)
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(
+            f"the schedule gave the coefficient {value}; it must be finite and at least 0."
+        )
+    return value
+
+
+def _weights_by_name(
+    weights: Mapping[str, float] | Sequence[float] | None, names: list[str]
+) -> dict[str, float]:
+    if weights is None:
+        return dict.fromkeys(names, 1.0)
+    if isinstance(weights, str) or not isinstance(weights, Iterable):
+        raise TypeError(
+            "weights must be numbers, by the name of a head or in order of depth, such as "
+            f"{{'{names[0]}': 0.5}}; got {weights!r}."
+        )
+    if not isinstance(weights, Mapping):
+        values = list(weights)
+        if len(values) != len(names):
+            raise ValueError(
+                f"weights has {len(values)} entries for {len(names)} heads: {', '.join(names)}."
+            )
+        weights = dict(zip(names, values, strict=True))
+    for name, weight in weights.items():
+        if name not in names:
+            near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+            hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+            raise ValueError(f"weights names no head '{name}'.{hint} Heads: {', '.join(names)}.")
+        if isinstance(weight, bool) or not isinstance(weight, Real):
+            raise TypeError(f"the weight of '{name}' must be a number, got {weight!r}.")
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"the weight of '{name}' must be finite and at least 0, got {weight}.")
+    return {name: float(weights.get(name, 1.0)) for name in names}

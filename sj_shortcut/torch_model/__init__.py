@@ -1,0 +1,1 @@
+"""What PyTorch hides of a model: its state, wrappers, processes, and norms of its tensors."""

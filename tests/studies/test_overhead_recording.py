@@ -1,0 +1,24 @@
+"""That the study of what recording costs runs; what it found is in analysis/results/overhead."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "analysis"))
+
+import overhead_recording
+
+
+def test_quick(tmp_path: Path, capsys) -> None:
+    table = overhead_recording.main(
+        ["--quick", "--rounds", "2", "--steps", "1", "--out", str(tmp_path)]
+    )
+    written = pd.read_csv(tmp_path / "recording_cpu.csv")
+    assert written.variant.tolist() == table.variant.tolist() == list(overhead_recording.VARIANTS)
+    assert (table[["ms", "ratio"]] > 0).all(axis=None)
+    assert "everything" in capsys.readouterr().out
+    growth = table.set_index("variant").MiB_per_step
+    recorded = [name for name in growth.index if "onitor" not in name]
+    assert (growth[recorded].abs() < 0.001).all()
+    assert growth["both monitors"] > 0.1

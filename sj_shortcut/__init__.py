@@ -26,6 +26,7 @@ from sj_shortcut.shortcuts.access import (
 from sj_shortcut.shortcuts.branch import ShortcutBranch, ShortcutHead
 from sj_shortcut.shortcuts.loss import ShortcutLoss
 from sj_shortcut.shortcuts.wrap import has_shortcuts, remove_shortcuts, wrap_with_shortcuts
+from sj_shortcut.torch_model.warnings import ShortcutWarning
 
 if TYPE_CHECKING:
     from sj_shortcut.plots.plots import (
@@ -50,6 +51,7 @@ __all__ = [
     "ShortcutLoss",
     "ShortcutPoint",
     "ShortcutSchedule",
+    "ShortcutWarning",
     "every_steps",
     "gradient_flow",
     "has_shortcuts",

@@ -26,12 +26,13 @@ from sj_shortcut.gradients.columns import (
 )
 from sj_shortcut.gradients.firing import NAN, Fetcher, activities, ask_for
 from sj_shortcut.gradients.tracer import Tracer
+from sj_shortcut.neurons.memory import reset_states
 from sj_shortcut.places.example_pass import first_tensor
 from sj_shortcut.places.read_modules import find_loop, step_mode_of
 from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.loss import ShortcutLoss
 from sj_shortcut.torch_model.norms import joint_norm, wide_dtype
-from sj_shortcut.torch_model.preserve import preserved, reset_states
+from sj_shortcut.torch_model.preserve import preserved
 
 Forward = Callable[[nn.Module, Any], Tensor]
 Grads = dict[str, list[Tensor | None]]

@@ -21,7 +21,6 @@ from torch import nn
 __all__ = [
     "NeuronBackend",
     "NeuronBackends",
-    "forget_reset_cache",
     "has_cupy_backend",
     "is_spiking_neuron",
     "set_backend",
@@ -119,39 +118,6 @@ def has_cupy_backend() -> bool:
         True
     """
     return hasattr(functional, "set_backend")
-
-
-def forget_reset_cache(root: nn.Module) -> None:
-    """Make the next ``functional.reset_net`` look for the modules to reset anew.
-
-    SpikingJelly 2.0.0 remembers, for every module that ``reset_net`` was called on, which of its
-    modules to reset. A module added later is not among them and would keep its memory for ever, so
-    call this after adding or removing modules. Where nothing is remembered (0.0.0.0.14) it does
-    nothing.
-
-    Args:
-        root: The module in which modules were added or removed. What is remembered for modules
-            inside it, and for others that contain it or share modules with it, is forgotten too.
-
-    Example:
-        >>> from spikingjelly.activation_based import functional, neuron
-        >>> net = nn.Sequential(nn.Linear(2, 2))
-        >>> functional.reset_net(net)
-        >>> net.append(neuron.LIFNode())[-1].v = 1.0
-        >>> forget_reset_cache(net)
-        >>> functional.reset_net(net)
-        >>> net[-1].v
-        0.0
-    """
-    invalidate = getattr(functional, "invalidate_reset_cache", None)
-    if invalidate is None:
-        return
-    # SpikingJelly lists the roots it remembers in a private place only. Forgetting one too many
-    # costs a walk over its modules, one too few a head that is never reset: so forget them all.
-    net_config = getattr(functional, "net_config", None)
-    remembered = getattr(net_config, "_RESET_MODULE_CACHE", ())
-    for module in [*root.modules(), *remembered]:
-        invalidate(module)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from spikingjelly.activation_based import base
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from sj_shortcut.neurons.backend import forget_reset_cache, set_backend
+from sj_shortcut.neurons.backend import set_backend
+from sj_shortcut.neurons.memory import forget_reset_cache
 from sj_shortcut.places.points import At, ShortcutPoint, choose_points, shortcut_points
 from sj_shortcut.places.read_modules import find_clock, find_loop, last_child, step_mode_of
 from sj_shortcut.shortcuts.branch import HeadFactory, ShortcutBranch, ShortcutHead

@@ -1,1 +1,39 @@
 """What PyTorch hides of a model: its state, wrappers, processes, and norms of its tensors."""
+
+from sj_shortcut.torch_model.backward import NO_BACKWARD, backward_task, in_backward
+from sj_shortcut.torch_model.checks import did_you_mean, require_module
+from sj_shortcut.torch_model.norms import joint_norm, l2_norm, wide_dtype
+from sj_shortcut.torch_model.preserve import preserved, untouched_rng
+from sj_shortcut.torch_model.ranks import gather_objects, is_distributed, rank, world_size
+from sj_shortcut.torch_model.sharding import is_sharded, lost_its_weights
+from sj_shortcut.torch_model.warnings import ShortcutWarning
+from sj_shortcut.torch_model.wrappers import (
+    NO_DATA_PARALLEL,
+    bare_model,
+    find_compiled,
+    is_compiled,
+)
+
+__all__ = [
+    "NO_BACKWARD",
+    "NO_DATA_PARALLEL",
+    "ShortcutWarning",
+    "backward_task",
+    "bare_model",
+    "did_you_mean",
+    "find_compiled",
+    "gather_objects",
+    "in_backward",
+    "is_compiled",
+    "is_distributed",
+    "is_sharded",
+    "joint_norm",
+    "l2_norm",
+    "lost_its_weights",
+    "preserved",
+    "rank",
+    "require_module",
+    "untouched_rng",
+    "wide_dtype",
+    "world_size",
+]

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+__all__ = ["joint_norm", "l2_norm", "wide_dtype"]
+
 Axes = tuple[int, ...] | None
 
 # Of more squares than this, PyTorch's sum in single precision on the CPU is off by over 3e-7.

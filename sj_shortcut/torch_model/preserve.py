@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import copy
+import operator
 import random
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from spikingjelly.activation_based import base
 from torch import Tensor, nn
+
+__all__ = ["preserved", "untouched_rng"]
+
+_CONTAINERS = (list, dict, set, deque, tuple)
 
 
 @contextmanager
@@ -20,8 +24,9 @@ def preserved(*modules: nn.Module) -> Iterator[None]:
 
     Buffers are swapped for copies while it lasts, not restored in place, so that a graph that
     holds them can still run backward. Every plain attribute of every module comes back as well,
-    which covers what neurons and heads keep outside their memories. Parameters are not copied:
-    do not train inside.
+    which covers what neurons and heads keep outside their memories. So does the content of lists,
+    dicts, sets and deques among them, at any depth; these stay the same objects. Parameters, and
+    tensors that are neither parameters nor buffers, are not copied: do not train inside.
 
     Args:
         modules: The modules with everything inside them; those in several are kept once.
@@ -36,19 +41,17 @@ def preserved(*modules: nn.Module) -> Iterator[None]:
         0
     """
     kept = {id(module): module for root in modules for module in root.modules()}
-    saved = [_Saved(module) for module in kept.values()]
-    copies: dict[int, Tensor] = {}
+    saved = _Saved(kept.values())
     # Twice, so that an interrupt of the one is made good by the other.
     try:
         try:
-            for state in saved:
-                state.lend_copies(copies)
+            saved.lend_copies()
             with untouched_rng():
                 yield
         finally:
-            _restore(saved)
+            saved.restore()
     except BaseException:
-        _restore(saved)
+        saved.restore()
         raise
 
 
@@ -80,53 +83,77 @@ def untouched_rng() -> Iterator[None]:
         raise
 
 
-def reset_states(model: nn.Module) -> None:
-    """Give every neuron and head a fresh memory, leaving the old tensors alone.
-
-    ``functional.reset_net`` may write into tensors that a memory holds; inside :func:`preserved`
-    they belong to the user. So the memories get new values first, and only then ``reset()`` runs.
-    """
-    for module in model.modules():
-        if isinstance(module, base.MemoryModule):
-            module._memories.update(copy.deepcopy(module._memories_rv))
-        reset = getattr(module, "reset", None)
-        if callable(reset):
-            reset()
-
-
 class _Saved:
-    """What one module holds by name: the objects themselves, none copied."""
+    """What modules and the containers in them hold: the objects themselves, none copied."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.attributes = dict(module.__dict__)
-        self.tables: list[tuple[dict[str, Any], dict[str, Any]]] = [
-            (table, dict(table))
-            for name, table in self.attributes.items()
-            if name in ("_buffers", "_memories", "_memories_rv") or "_hooks" in name
-            if isinstance(table, dict)
-        ]
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.modules = list(modules)
+        self.attributes = [dict(module.__dict__) for module in self.modules]
+        self.contents = list(_contents(self.attributes))
 
-    def lend_copies(self, copies: dict[int, Tensor]) -> None:
-        for name, buffer in self.module._buffers.items():
-            if buffer is not None:
-                if id(buffer) not in copies:
-                    copies[id(buffer)] = buffer.clone()
-                self.module._buffers[name] = copies[id(buffer)]
+    def lend_copies(self) -> None:
+        """Put copies of all buffers in their place."""
+        copies: dict[int, Tensor] = {}
+        for module in self.modules:
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    if id(buffer) not in copies:
+                        copies[id(buffer)] = buffer.clone()
+                    module._buffers[name] = copies[id(buffer)]
 
     def restore(self) -> None:
-        for table, content in self.tables:
-            _put_back(table, content)
-        _put_back(self.module.__dict__, self.attributes)
+        """Put everything back; doing so twice does no harm."""
+        for container, content in self.contents:
+            _put_back(container, content)
+        for module, attributes in zip(self.modules, self.attributes, strict=True):
+            _amend(module.__dict__, attributes)
 
 
-def _put_back(table: dict[str, Any], content: dict[str, Any]) -> None:
+def _contents(roots: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Every container in ``roots`` at any depth, once, and a shallow copy of its content.
+
+    A module's buffers, memories, hooks and children are such containers as well.
+    """
+    known: set[int] = set()
+    found = [value for root in roots for value in root.values()]
+    while found:
+        container = found.pop()
+        if not isinstance(container, _CONTAINERS) or id(container) in known:
+            continue
+        known.add(id(container))
+        is_dict = isinstance(container, dict)
+        content = dict(container) if is_dict else list(container)
+        found += content.values() if isinstance(content, dict) else content
+        if not isinstance(container, tuple):
+            yield container, content
+
+
+def _put_back(container: Any, content: Any) -> None:
+    """Give a container its content again, in order; nothing is written where nothing changed."""
+    if _same(container, content):
+        return
+    if isinstance(container, dict):
+        _amend(container, content)
+        if _same(container, content):
+            return
+    if isinstance(container, list):
+        container[:] = content
+    else:
+        container.clear()
+        container.extend(content) if isinstance(container, deque) else container.update(content)
+
+
+def _amend(table: dict[Any, Any], content: dict[Any, Any]) -> None:
     # Never empty in between: another thread may use it, as all neurons share a surrogate function.
-    for name in table.keys() - content.keys():
+    for name in [name for name in table if name not in content]:
         del table[name]
     table.update(content)
 
 
-def _restore(saved: list[_Saved]) -> None:
-    for state in saved:
-        state.restore()
+def _same(container: Any, content: Any) -> bool:
+    """Whether a container still holds the very objects, in the same order."""
+    now, then = (
+        [*items, *items.values()] if isinstance(items, dict) else list(items)
+        for items in (container, content)
+    )
+    return len(now) == len(then) and all(map(operator.is_, now, then))

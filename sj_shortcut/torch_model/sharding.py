@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from torch import distributed as dist
 from torch import nn
+
+from sj_shortcut.torch_model.ranks import is_distributed
+
+__all__ = ["is_sharded", "lost_its_weights"]
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -28,7 +31,7 @@ def lost_its_weights(root: nn.Module, path: str) -> bool:
         root: The wrapped model, after its forward pass.
         path: Dotted path of the branch.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if not is_distributed():
         return False  # the usual case, quick as it comes with every head and step
     branch = root.get_submodule(path)
     # Between forward and backward the parameters of such a group are DTensors.

@@ -16,7 +16,6 @@ from sj_shortcut.neurons.backend import (
     NeuronBackend,
     NeuronBackends,
     _kernel,
-    forget_reset_cache,
     has_cupy_backend,
     is_spiking_neuron,
     set_backend,
@@ -106,45 +105,6 @@ def test_extra_types_count_whatever_they_are_called():
     assert is_spiking_neuron(nn.ReLU(), extra=(nn.ReLU,))
     assert is_spiking_neuron(NonSpikingLIF(), extra=(NonSpikingLIF,))
     assert not is_spiking_neuron(nn.ReLU(), extra=(nn.GELU,))
-
-
-# The reset cache
-
-
-@pytest.mark.parametrize("reset", ["child", "root", "parent", "sibling"])
-def test_forgetting_lets_a_new_module_be_reset_through_every_root(reset):
-    root = nn.Sequential(Block())
-    roots = {
-        "child": root[0],
-        "root": root,
-        "parent": nn.Sequential(root),
-        "sibling": nn.Sequential(root[0]),
-    }
-    for module in roots.values():
-        functional.reset_net(module)
-    root[0].head = neuron.IFNode()
-    forget_reset_cache(root)
-    root[0].head.v = 1.0
-    functional.reset_net(roots[reset])
-    assert root[0].head.v == 0.0
-
-
-@second_generation
-def test_without_forgetting_a_new_module_is_never_reset():
-    root = nn.Sequential(Block())
-    functional.reset_net(root)
-    root[0].head = neuron.IFNode()
-    root[0].head.v = 1.0
-    functional.reset_net(root)
-    assert root[0].head.v == 1.0
-
-
-def test_forgetting_a_model_that_was_never_reset_is_fine():
-    model = Block()
-    forget_reset_cache(model)
-    model.sn.v = 1.0
-    functional.reset_net(model)
-    assert model.sn.v == 0.0
 
 
 # set_backend: what holds for both generations

@@ -1,11 +1,15 @@
-"""More of this in test_flow.py, where whole models run."""
+"""More of this in tests/gradients/test_flow.py, where whole models run."""
+
+import subprocess
+import sys
+from collections import OrderedDict, defaultdict, deque
+from typing import Any
 
 import pytest
 import torch
-from spikingjelly.activation_based import base, neuron
 from torch import nn
 
-from sj_shortcut.torch_model.preserve import preserved, reset_states
+from sj_shortcut.torch_model.preserve import preserved
 
 
 class Counting(nn.Module):
@@ -50,24 +54,144 @@ def test_everything_comes_back(failing: bool) -> None:
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_memories_come_back_untouched() -> None:
-    class Keeper(base.MemoryModule):
-        """Its reset value is a tensor, which SpikingJelly may restore in place."""
+def changed(name: str, kept: Any) -> None:
+    """Change the content of a container in every way there is, leaving it the same object."""
+    if isinstance(kept, dict):
+        kept.pop("b")
+        kept["a"] = torch.zeros(1)
+        kept["b"] = "came again, and last"
+        kept[name] = "new"
+    elif isinstance(kept, set):
+        kept.discard(1)
+        kept.add(name)
+    else:
+        kept.pop()
+        kept[0] = "overwritten"
+        kept.extend([name, name])
 
+
+CONTAINERS: dict[str, Any] = {
+    "list": lambda: [1, 2, torch.ones(2)],
+    "dict": lambda: {"a": torch.ones(2), "b": 2, "c": 3},
+    "defaultdict": lambda: defaultdict(list, a=torch.ones(2), b=2, c=3),
+    "ordered dict": lambda: OrderedDict(a=torch.ones(2), b=2, c=3),
+    "set": lambda: {1, 2, "three"},
+    "deque": lambda: deque([1, 2, torch.ones(2)], maxlen=4),
+}
+
+
+def content(kept: Any) -> list[Any]:
+    items = kept.items() if isinstance(kept, dict) else kept
+    return [part for item in items for part in (item if isinstance(item, tuple) else (item,))]
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+@pytest.mark.parametrize("nesting", ["attribute", "in a list", "in a dict", "in a tuple"])
+@pytest.mark.parametrize("failing", [False, True])
+def test_the_content_of_containers_comes_back(kind: str, nesting: str, failing: bool) -> None:
+    kept = CONTAINERS[kind]()
+    outer = {"attribute": kept, "in a list": [kept], "in a dict": {1: kept}, "in a tuple": (kept,)}
+    module = nn.Identity()
+    module.seen = outer[nesting]
+    before, size = content(kept), len(kept)
+    try:
+        with preserved(nn.Sequential(module)):
+            changed("new", kept)
+            assert content(kept) != before
+            if nesting in ("in a list", "in a dict"):
+                module.seen.clear()
+            if failing:
+                raise KeyError
+    except KeyError:
+        assert failing
+    assert module.seen is outer[nesting]
+    assert module.seen is kept or len(module.seen) == 1
+    inner = next(iter(module.seen.values() if nesting == "in a dict" else module.seen))
+    assert (module.seen if nesting == "attribute" else inner) is kept
+    assert type(kept) is type(CONTAINERS[kind]()) and len(kept) == size
+    if isinstance(kept, set):
+        assert kept == set(before)
+    else:
+        assert all(a is b for a, b in zip(content(kept), before, strict=True))
+    if isinstance(kept, deque):
+        assert kept.maxlen == 4
+
+
+def test_a_model_that_takes_notes_has_none_afterwards() -> None:
+    class Noting(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.register_memory("kept", torch.zeros(2))
+            self.seen: list[tuple[int, ...]] = []
+            self.by_size: dict[int, list[Any]] = {}
+            self.last: deque[Any] = deque(maxlen=2)
+            self.sizes: set[int] = set()
 
-    keeper, spiking = Keeper(), neuron.LIFNode()
-    model = nn.Sequential(keeper, spiking)
-    keeper.kept = kept = torch.ones(2)
-    spiking(torch.rand(3))
-    v = spiking.v
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen.append(tuple(x.shape))
+            self.by_size.setdefault(len(x), []).append(x)
+            self.last.append(x)
+            self.sizes.add(len(x))
+            return x
+
+    model = Noting()
+    model(torch.zeros(3))
     with preserved(model):
-        reset_states(model)
-        assert keeper.kept.sum() == 0 and spiking.v == 0.0
-        spiking(torch.rand(4))
-        keeper.kept += 5
-    assert keeper.kept is kept and kept.tolist() == [1, 1] and spiking.v is v
-    keeper.reset()
-    assert keeper.kept.sum() == 0
+        model(torch.zeros(3))
+        model(torch.zeros(4))
+        assert len(model.seen) == 3 and len(model.by_size[3]) == 2
+    assert model.seen == [(3,)] and model.sizes == {3}
+    assert list(model.by_size) == [3] and len(model.by_size[3]) == 1 and len(model.last) == 1
+
+
+def test_a_container_that_holds_itself() -> None:
+    module = nn.Identity()
+    module.knot = knot = [1]
+    knot.append(knot)
+    with preserved(module):
+        knot.insert(0, 0)
+    assert knot[0] == 1 and knot[1] is knot and len(knot) == 2
+
+
+def test_what_did_not_change_is_not_written() -> None:
+    class Frozen(dict[str, int]):
+        def update(self, *args: Any, **kwargs: Any) -> None:
+            raise TypeError("this dict is not to be written")
+
+        clear = __setitem__ = __delitem__ = update
+
+    module = nn.Identity()
+    module.options = options = Frozen(a=1)
+    with preserved(module):
+        module.options = None
+    assert module.options is options and options == {"a": 1}
+
+
+def test_a_module_made_inside_is_gone() -> None:
+    class Lazy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not hasattr(self, "late"):
+                self.late = nn.Linear(x.shape[-1], 2)
+            y: torch.Tensor = self.late(x)
+            return y
+
+    model = Lazy()
+    with preserved(model):
+        model(torch.zeros(1, 3))
+    assert not list(model.children())
+
+
+def test_spikingjelly_is_not_needed() -> None:
+    # The package imports it, so what this module needs is asked of its file alone.
+    code = (
+        "import importlib.util, sys; from pathlib import Path; "
+        f"spec = importlib.util.spec_from_file_location('preserve', {preserved_file()!r}); "
+        "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module); "
+        "sys.exit('spikingjelly' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def preserved_file() -> str:
+    file = sys.modules[preserved.__module__].__file__
+    assert file is not None
+    return file

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from sj_shortcut import ShortcutPoint, shortcut_points
-from sj_shortcut.places.points import choose_points
+from sj_shortcut.places.at import choose_points
 
 if TYPE_CHECKING:
     from overhead_nets import Bench

@@ -31,7 +31,7 @@ from overhead_variants import (
 )
 
 from sj_shortcut import ShortcutHead
-from sj_shortcut.places.points import At
+from sj_shortcut.places.at import At
 
 DEFAULT, EVERYWHERE, AGAIN = "default heads", "a head at every spiking layer", "bare again"
 BEFORE = "default heads, as before"

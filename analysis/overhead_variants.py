@@ -27,7 +27,7 @@ from sj_shortcut import (
     shortcut_branches,
     wrap_with_shortcuts,
 )
-from sj_shortcut.places.points import At
+from sj_shortcut.places.at import At
 
 Run = Callable[[], Tensor]
 Variant = Callable[[Bench], AbstractContextManager[Run]]

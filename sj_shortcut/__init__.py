@@ -14,7 +14,7 @@ from sj_shortcut.gradients.recorder import (
     summarize,
 )
 from sj_shortcut.neurons.backend import NeuronBackend, is_spiking_neuron, set_backend
-from sj_shortcut.places.points import ShortcutPoint, shortcut_points
+from sj_shortcut.places.at import ShortcutPoint, shortcut_points
 from sj_shortcut.schedules.base import ConstantSchedule, EvolutionarySchedule, ShortcutSchedule
 from sj_shortcut.schedules.handover import HandoverSchedule
 from sj_shortcut.shortcuts.access import (

@@ -1,140 +1,24 @@
-"""Where a shortcut head can sit: list the points of a model, explain them, choose among them."""
+"""The language of ``at=``: which of a model's points get a head."""
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import Any
 
-import pandas as pd
 from torch import nn
 
-from sj_shortcut.places.example_pass import run_probe
-from sj_shortcut.places.read_modules import (
-    CLASSIFIER_FEATURE,
-    WEIGHT_LAYERS,
-    Survey,
-    infer_num_classes,
-)
+from sj_shortcut.places.point import CLASSIFIER_FEATURE, ShortcutPoint, ShortcutPoints
+from sj_shortcut.torch_model import did_you_mean
+
+__all__ = ["AUTOMATIC", "At", "choose_points"]
 
 # Spiking layers or blocks from one head of at="auto" to the next, at most.
 LONGEST_STRETCH = 3
 
 At = str | int | Sequence[str] | Callable[[str, nn.Module], bool]
-
-
-@dataclass(frozen=True)
-class ShortcutPoint:
-    """One place of a model where a shortcut head can, or cannot, sit.
-
-    Attributes:
-        name: Dotted path of the module, as ``model.get_submodule`` takes it.
-        module: The module's class name.
-        channels: Channels of its output; ``None`` where the modules do not tell.
-        stage: Number of the stage of width or resolution it belongs to, from 1.
-        usable: Whether a head can sit here.
-        on_path: Whether ``at="auto"``, ``"stages"``, ``"all"`` and a number choose from it: the
-            outermost spiking layers and blocks but the last, not the parts of a block.
-        reason: Why no head can sit here, or why the automatic choices leave it out.
-        shape: Output shape seen with ``example_input``: ``[T, N, C, ...]`` in step mode 'm',
-            ``[N, C, ...]`` in step mode 's'.
-        spatial: Whether its output has space behind the channels. Read off the modules: whether
-            the last layer with weights before it is a convolution.
-    """
-
-    name: str
-    module: str
-    channels: int | None
-    stage: int
-    usable: bool
-    on_path: bool
-    reason: str = ""
-    shape: tuple[int, ...] | None = None
-    spatial: bool = True
-
-
-class ShortcutPoints(list[ShortcutPoint]):
-    """A list of :class:`ShortcutPoint` that prints as a table.
-
-    Attributes:
-        num_classes: Class count as far as the modules or the example's output tell.
-    """
-
-    num_classes: int | None = None
-
-    def __repr__(self) -> str:
-        if not self:
-            return "ShortcutPoints: none (no spiking neuron found)"
-        frame = pd.DataFrame([asdict(point) for point in self]).astype(object)
-        frame = frame.drop(columns="spatial")
-        frame["channels"] = [point.channels or "?" for point in self]
-        for column in ("usable", "on_path"):
-            frame[column] = frame[column].map({True: "yes", False: "-"})
-        if all(point.shape is None for point in self):
-            frame = frame.drop(columns="shape")
-        return str(frame.to_string(index=False, max_colwidth=None))
-
-    __str__ = __repr__
-
-
-def shortcut_points(
-    model: nn.Module, example_input: Any = None, *, neuron_types: tuple[type, ...] = ()
-) -> ShortcutPoints:
-    """List the places of a model where a shortcut head can sit.
-
-    Without ``example_input`` the rows follow the order of definition, and channels and stages are
-    read off the modules; with it, one forward pass in eval mode shows order and shapes as they
-    are. The model stays exactly as it was.
-
-    Args:
-        model: Any SpikingJelly model.
-        example_input: A batch as the model's forward takes it (a tuple for several arguments).
-        neuron_types: Your own spiking neuron classes, if they do not derive from SpikingJelly's.
-
-    Returns:
-        The rows; ``print`` shows them as a table. Empty if the model has no spiking neuron.
-
-    Raises:
-        TypeError: If ``model`` is not a module.
-        ValueError: If the model cannot run on ``example_input``.
-
-    Example:
-        >>> from torch import nn
-        >>> from spikingjelly.activation_based import layer, neuron
-        >>> model = nn.Sequential(layer.Linear(8, 16), neuron.LIFNode(), layer.Linear(16, 4),
-        ...                       neuron.LIFNode(), layer.Linear(4, 2))
-        >>> [(point.name, point.channels) for point in shortcut_points(model)]
-        [('1', 16), ('3', 4)]
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
-    _check_types(neuron_types)
-    survey = Survey(model, neuron_types)
-    num_classes = infer_num_classes(model, neuron_types)
-    if example_input is not None:
-        sightings, num_classes = run_probe(model, example_input, WEIGHT_LAYERS)
-        survey.correct(sightings)
-    stages = survey.conclude()
-    points = ShortcutPoints(
-        ShortcutPoint(
-            name=draft.name,
-            module=type(draft.module).__name__,
-            channels=draft.width,
-            stage=stage,
-            usable=not draft.why_not,
-            on_path=draft.on_path,
-            reason=draft.why_not or draft.note,
-            shape=draft.shape,
-            spatial=draft.spatial,
-        )
-        for draft, stage in zip(survey.drafts, stages, strict=True)
-    )
-    points.num_classes = num_classes
-    return points
 
 
 def choose_points(points: ShortcutPoints, model: nn.Module, at: At) -> list[ShortcutPoint]:
@@ -244,15 +128,6 @@ def _what(thing: Any) -> str:
     return type(thing).__name__
 
 
-def _check_types(neuron_types: Any) -> None:
-    if isinstance(neuron_types, tuple) and all(isinstance(t, type) for t in neuron_types):
-        return
-    raise TypeError(
-        "neuron_types must be a tuple of classes, such as neuron_types=(MyNeuron,); got "
-        f"{neuron_types!r}."
-    )
-
-
 def _match(points: ShortcutPoints, model: nn.Module, pattern: str) -> list[str]:
     if any(sign in pattern for sign in "*?["):
         rule = _as_regex(pattern)
@@ -295,8 +170,7 @@ def _no_match(points: ShortcutPoints, model: nn.Module, pattern: str) -> str:
             f"no head can sit at {what}: heads sit on spiking neurons and on the blocks and chains "
             "that hold them. shortcut_points(model) lists them."
         )
-    near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.5)
-    hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+    hint = did_you_mean(pattern, known)
     return f"at='{pattern}' matches no point of the model.{hint} shortcut_points(model) lists them."
 
 

@@ -2,111 +2,215 @@
 
 from __future__ import annotations
 
-import copy
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from spikingjelly.activation_based import base
 from torch import Tensor, nn
-from torch.utils import _pytree
 
-from sj_shortcut.torch_model.preserve import preserved
+from sj_shortcut.neurons.memory import reset_states
+from sj_shortcut.torch_model import first_tensor, preserved
+
+__all__ = ["WEIGHT_LAYERS", "Pass", "Sight", "calibrate", "run_pass", "untouched"]
+
+WEIGHT_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+_NORMS = nn.modules.batchnorm._BatchNorm
+
+
+@dataclass(eq=False)
+class Sight:
+    """What a module did in a forward pass.
+
+    Attributes:
+        name: Its dotted name.
+        module: The module.
+        weights_before: Layers with weights that had run when it first started.
+        args: Positional arguments of its first call, kept of spiking layers.
+        kwargs: Keyword arguments likewise.
+        after: For each call the layer with weights that ran last before it ended, or "".
+        shape: Shape of the first tensor in its output; ``None`` if there is none.
+        kind: Class name of its output.
+        outputs: The first tensor in the output of each call, as long as the pass is looked at.
+    """
+
+    name: str
+    module: nn.Module
+    weights_before: int
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    after: list[str] = field(default_factory=list)
+    shape: tuple[int, ...] | None = None
+    kind: str = ""
+    outputs: list[Tensor] = field(default_factory=list)
+
+    @property
+    def calls(self) -> int:
+        """How often it was called."""
+        return len(self.after)
 
 
 @dataclass
-class Sighting:
-    """What a module did in the forward pass.
+class Pass:
+    """A forward pass as it was seen.
 
     Attributes:
-        module: The module.
-        weights_before: Layers with weights that had run when it started.
-        calls: How often it was called.
-        shape: Shape of its output; ``None`` if that is not one tensor.
-        kind: Class name of its output.
+        sights: By name, in the order in which the modules first finished.
+        weights: Names of the layers with weights, in the order in which they first ran.
+        output: What the model gave.
     """
 
-    module: nn.Module
-    weights_before: int
-    calls: int = 1
-    shape: tuple[int, ...] | None = None
-    kind: str = ""
-
-
-def run_probe(
-    model: nn.Module, example_input: Any, weight_layers: tuple[type, ...]
-) -> tuple[dict[str, Sighting], int | None]:
-    """Run ``model`` on ``example_input`` in eval mode and write down what happened.
-
-    Args:
-        model: The model; left exactly as it was, BN statistics, neuron states and RNG included.
-        example_input: What the model takes: a tensor, or a tuple of positional arguments.
-        weight_layers: The classes that count as layers with weights.
-
-    Returns:
-        The sightings by module name, in the order in which the modules finished; and the size of
-        the last axis of the model's output, ``None`` if it has no tensor.
-
-    Raises:
-        ValueError: If the model cannot run on the example.
-    """
-    names = {module: name for name, module in model.named_modules()}
-    # Models in other threads share surrogate functions with this one, and so their hooks.
-    thread = threading.get_ident()
-    started: dict[str, int] = {}
-    sightings: dict[str, Sighting] = {}
-
-    def before(module: nn.Module, args: Any) -> None:
-        if threading.get_ident() != thread:
-            return
-        ran = sum(isinstance(seen.module, weight_layers) for seen in sightings.values())
-        started.setdefault(names[module], ran)
-
-    def after(module: nn.Module, args: Any, output: Any) -> None:
-        if threading.get_ident() != thread:
-            return
-        name = names[module]
-        calls = sightings.pop(name).calls + 1 if name in sightings else 1
-        shape = tuple(output.shape) if isinstance(output, Tensor) else None
-        sightings[name] = Sighting(module, started[name], calls, shape, type(output).__name__)
-
-    args = example_input if isinstance(example_input, tuple) else (example_input,)
-    with _untouched(model):
-        try:
-            for module in names:
-                module.register_forward_pre_hook(before)
-                module.register_forward_hook(after)
-            output = model(*args)
-        except Exception as error:
-            raise ValueError(
-                f"example_input could not be run through {type(model).__name__}: "
-                f"{type(error).__name__}: {error}. Pass what the model's forward takes, "
-                "[T, N, ...] in step mode 'm', [N, ...] in step mode 's'."
-            ) from error
-    tensor = first_tensor(output)
-    return sightings, None if tensor is None or tensor.ndim == 0 else int(tensor.shape[-1])
-
-
-def first_tensor(output: Any) -> Tensor | None:
-    """First tensor in a nest of tuples, lists and dicts."""
-    leaves = _pytree.tree_leaves(output)
-    return next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
+    sights: dict[str, Sight]
+    weights: list[str]
+    output: Any
 
 
 @contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients and with fresh neurons; everything is put back after."""
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Eval mode with fresh neurons; everything is put back after."""
     gradients = torch.is_grad_enabled()
     try:
-        with preserved(model), torch.no_grad():
+        with preserved(model):
             model.eval()
-            for module in model.modules():
-                if isinstance(module, base.MemoryModule):
-                    module._memories.update(copy.deepcopy(module._memories_rv))
+            reset_states(model)
             yield
     except BaseException:
-        torch.set_grad_enabled(gradients)  # an interrupt may come right where no_grad ends
+        torch.set_grad_enabled(gradients)  # an interrupt may come right where a context ends
         raise
+
+
+def run_pass(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    is_neuron: Callable[[nn.Module], bool],
+) -> Pass:
+    """Run a model, inside :func:`untouched`, with the graph that gradients need.
+
+    Batch norms, which mix samples in training mode, stay in eval mode; spiking layers are put in
+    training mode, as those of SpikingJelly 0.0.0.0.14 have no surrogate gradient in eval mode.
+    Gradients are kept from vanishing on their way: each is scaled to a largest entry of 1, and
+    where a surrogate function lets nothing through they pass straight.
+
+    Args:
+        model: The model.
+        args: What it takes.
+        kwargs: Likewise.
+        is_neuron: Whether a module is a spiking layer.
+    """
+    watch = _Watch(model, is_neuron)
+    handles = watch.begin()
+    try:
+        with torch.enable_grad(), torch.autocast(_device_type(model), enabled=False):
+            output = model(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Pass(watch.sights, watch.weights, output)
+
+
+def calibrate(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Give batch norms the statistics of one batch, inside :func:`untouched`: layers then fire."""
+    norms = [module for module in model.modules() if isinstance(module, _NORMS)]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    with torch.no_grad():
+        model(*args, **kwargs)
+    for norm in norms:
+        norm.eval()
+    reset_states(model)
+
+
+class _Watch:
+    """Hooks that write down what happens."""
+
+    def __init__(self, model: nn.Module, is_neuron: Callable[[nn.Module], bool]) -> None:
+        self.sights: dict[str, Sight] = {}
+        self.weights: list[str] = []
+        self.started: dict[nn.Module, tuple[int, Any, Any]] = {}
+        self.last_weights = ""
+        self.is_neuron = is_neuron
+        # Models in other threads share surrogate functions with this one, and so their hooks.
+        self.thread = threading.get_ident()
+        self.names: dict[nn.Module, str] = {}
+        inside_neurons: set[nn.Module] = set()
+        for name, module in model.named_modules():
+            if module not in inside_neurons:
+                self.names[module] = name
+                if is_neuron(module):
+                    inside_neurons.update(module.modules())
+
+    def begin(self) -> list[Any]:
+        """Put the hooks on."""
+        handles: list[Any] = []
+        for module in self.names:
+            if self.is_neuron(module):
+                module.train()
+            handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
+            handles.append(module.register_forward_hook(self._after))
+        return handles
+
+    def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if threading.get_ident() != self.thread or module in self.started:
+            return
+        kept = (args, kwargs) if self.is_neuron(module) else ((), {})
+        self.started[module] = (len(self.weights), *_detached(kept))
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if threading.get_ident() != self.thread:
+            return None
+        name = self.names[module]
+        if isinstance(module, WEIGHT_LAYERS) and name not in self.weights:
+            self.weights.append(name)
+        sight = self.sights.get(name)
+        if sight is None:
+            sight = self.sights[name] = Sight(name, module, *self.started[module])
+        if isinstance(module, WEIGHT_LAYERS):
+            self.last_weights = name
+        sight.after.append(self.last_weights)
+        tensor = first_tensor(output)
+        sight.kind = type(output).__name__
+        if tensor is None:
+            return None
+        sight.shape = tuple(tensor.shape)
+        changed = None
+        if isinstance(output, Tensor) and output.is_floating_point() and not output.requires_grad:
+            changed = tensor = output.detach().clone().requires_grad_().clone()
+        if tensor.requires_grad:
+            sight.outputs.append(tensor)
+            _keep_alive(tensor, args if self.is_neuron(module) else ())
+        return changed
+
+
+def _keep_alive(output: Tensor, args: Any) -> None:
+    """Scale the gradient that comes to an output, and pass it on where a surrogate stops it."""
+    came: list[Tensor] = []
+
+    def scale(grad: Tensor) -> Tensor:
+        grad = torch.nan_to_num(grad, nan=1.0, posinf=1.0, neginf=-1.0)
+        largest = grad.abs().amax() if grad.numel() else grad.new_ones(())
+        grad = grad / torch.where(largest > 0, largest, 1)
+        came[:] = [grad]
+        return grad
+
+    output.register_hook(scale)
+    x = args[0] if args else None
+    if isinstance(x, Tensor) and x.requires_grad and x.shape == output.shape:
+
+        def straight(grad: Tensor) -> Tensor:
+            return grad if not came or bool(grad.any()) else came[0].to(grad.dtype)
+
+        x.register_hook(straight)
+
+
+def _detached(kept: tuple[Any, Any]) -> tuple[Any, Any]:
+    args, kwargs = kept
+    cut = [arg.detach() if isinstance(arg, Tensor) else arg for arg in args]
+    return tuple(cut), {k: v.detach() if isinstance(v, Tensor) else v for k, v in kwargs.items()}
+
+
+def _device_type(model: nn.Module) -> str:
+    return next((p.device.type for p in model.parameters()), "cpu")

@@ -12,7 +12,9 @@ from torch import Tensor
 
 __all__ = ["Layout", "check_layout", "layout_for", "parse_layout"]
 
-_GRAMMAR = re.compile(r"(\((?P<first>T|N|\d+) ?(?P<second>N|T|\d+)\))?(?P<axes>[A-Z]*)(?P<rest>\.\.\.)?")
+_GRAMMAR = re.compile(
+    r"(\((?P<first>T|N|\d+) ?(?P<second>N|T|\d+)\))?(?P<axes>[A-Z]*)(?P<rest>\.\.\.)?"
+)
 _HELP = (
     "a layout names the axes of a feature in their order, T for time, N for the batch, C for "
     'channels, other letters or a final "..." for positions: "TNC...", "NTC...", "NC...", "TNLC"; '
@@ -138,9 +140,7 @@ def parse_layout(text: str, ndim: int, steps: int | None = None) -> Layout:
             )
         folded = written
     time = letters.index("T") if "T" in letters else None
-    return Layout(
-        ndim, letters.index("N"), letters.index("C"), time, folded, found["first"] != "N"
-    )
+    return Layout(ndim, letters.index("N"), letters.index("C"), time, folded, found["first"] != "N")
 
 
 def check_layout(layout: Any) -> None:
@@ -158,7 +158,7 @@ def check_layout(layout: Any) -> None:
     texts = layout.values() if isinstance(layout, Mapping) else [layout]
     for text in texts:
         if not isinstance(text, str):
-            raise TypeError(f"layout must be a string such as \"NTC...\", got {text!r}: {_HELP}.")
+            raise TypeError(f'layout must be a string such as "NTC...", got {text!r}: {_HELP}.')
         _match(text)
 
 

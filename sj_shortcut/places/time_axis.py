@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sj_shortcut.neurons import runs_spikingjellys_forward, step_mode_of
+from sj_shortcut.neurons.calls import known_step_mode
 from sj_shortcut.torch_model import first_tensor
 
 __all__ = ["TimeAxis", "indices", "time_axis"]
@@ -52,10 +52,9 @@ def time_axis(
         kwargs: Likewise.
         shape: Shape of its output then.
     """
-    if runs_spikingjellys_forward(neuron):
-        mode = step_mode_of(neuron)
-        if mode is not None:
-            return TimeAxis(0, shape[0]) if mode == "m" else TimeAxis()
+    mode = known_step_mode(neuron)
+    if mode is not None:
+        return TimeAxis(0, shape[0]) if mode == "m" else TimeAxis()
     try:
         seen = _Alone(neuron, args, kwargs)
         return _conclude(seen, shape)
@@ -113,11 +112,13 @@ class _Alone:
         return y
 
     def _look(self, x: Tensor) -> None:
+        grad = None
         with torch.enable_grad():
             leaf = x.clone().requires_grad_()
             y = self._run(leaf)
-            last = y[(-1,) * y.ndim]
-            grad = torch.autograd.grad(last, leaf, allow_unused=True)[0] if y.requires_grad else None
+            if y.requires_grad:
+                last = y[(-1,) * y.ndim]
+                (grad,) = torch.autograd.grad(last, leaf, allow_unused=True)
         if grad is not None:
             _join(self.back, indices(grad != 0))
         with torch.no_grad():

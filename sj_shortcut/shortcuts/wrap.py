@@ -21,7 +21,7 @@ from torch.utils import _pytree
 
 from sj_shortcut.neurons.backend import set_backend
 from sj_shortcut.neurons.memory import forget_reset_cache
-from sj_shortcut.places.points import At, ShortcutPoint, choose_points, shortcut_points
+from sj_shortcut.places.at import At, ShortcutPoint, choose_points, shortcut_points
 from sj_shortcut.places.read_modules import find_clock, find_loop, last_child, step_mode_of
 from sj_shortcut.shortcuts.branch import HeadFactory, ShortcutBranch, ShortcutHead
 from sj_shortcut.torch_model.preserve import untouched_rng

@@ -3,6 +3,7 @@
 from sj_shortcut.torch_model.backward import NO_BACKWARD, backward_task, in_backward
 from sj_shortcut.torch_model.checks import did_you_mean, require_module
 from sj_shortcut.torch_model.norms import joint_norm, l2_norm, wide_dtype
+from sj_shortcut.torch_model.outputs import first_tensor, map_tensors, tensors_in
 from sj_shortcut.torch_model.preserve import preserved, untouched_rng
 from sj_shortcut.torch_model.ranks import gather_objects, is_distributed, rank, world_size
 from sj_shortcut.torch_model.sharding import is_sharded, lost_its_weights
@@ -22,6 +23,7 @@ __all__ = [
     "bare_model",
     "did_you_mean",
     "find_compiled",
+    "first_tensor",
     "gather_objects",
     "in_backward",
     "is_compiled",
@@ -30,9 +32,11 @@ __all__ = [
     "joint_norm",
     "l2_norm",
     "lost_its_weights",
+    "map_tensors",
     "preserved",
     "rank",
     "require_module",
+    "tensors_in",
     "untouched_rng",
     "wide_dtype",
     "world_size",

@@ -19,7 +19,7 @@ from sj_shortcut import (
     shortcut_points,
     wrap_with_shortcuts,
 )
-from sj_shortcut.places.points import LONGEST_STRETCH, choose_points
+from sj_shortcut.places.at import LONGEST_STRETCH, choose_points
 from tests.nets.zoo import EVERY, ZOO, ann_layers, features, lif, nested
 
 NESTED = nested()  # for tests that only look at it

@@ -1,0 +1,308 @@
+"""Tell the axes of every feature of a forward pass by looking at where gradients arrive.
+
+The gradient of one sample's output falls on that sample's slice of a feature: its place along each
+axis tells which holds the batch. The gradient of one channel falls on that channel of the layer
+with weights before it. Time is told by the spiking layers (:mod:`sj_shortcut.places.time_axis`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from sj_shortcut.places.classes import without_ones
+from sj_shortcut.places.example_pass import WEIGHT_LAYERS, Pass, Sight
+from sj_shortcut.places.layout import Layout
+from sj_shortcut.places.time_axis import TimeAxis, indices, time_axis
+
+__all__ = ["OutputAxes", "find_layouts", "read_output", "read_times", "reached"]
+
+Support = Mapping[str, list[set[int]]]
+
+
+@dataclass(frozen=True)
+class OutputAxes:
+    """The axes of a model's output.
+
+    Attributes:
+        samples: Batch size N; ``None`` where it could not be seen.
+        positions: Whether an axis is neither batch, time nor classes.
+        first: For each feature, the indices along each axis that the first sample depends on.
+        last: Those of the last sample.
+        folded: Time steps folded into its rows, 0 for none; and whether time runs slower.
+    """
+
+    samples: int | None
+    positions: bool = False
+    first: Support = field(default_factory=dict)
+    last: Support = field(default_factory=dict)
+    folded: tuple[int, bool] = (0, True)
+
+
+def reached(seen: Pass, output: Tensor) -> set[str]:
+    """Names of the modules that an output depends on."""
+    return set(_gradients(seen, output))
+
+
+def read_times(seen: Pass, is_neuron: Callable[[nn.Module], bool]) -> dict[str, TimeAxis]:
+    """Where each spiking layer of a pass has its time; one look a class, step mode and shape."""
+    known: dict[object, TimeAxis] = {}
+    times = {}
+    for name, sight in seen.sights.items():
+        if sight.shape is None or not is_neuron(sight.module):
+            continue
+        mode = getattr(sight.module, "step_mode", None)
+        key = (type(sight.module), mode, sight.shape)
+        if key not in known:
+            known[key] = time_axis(sight.module, sight.args, sight.kwargs, sight.shape)
+        times[name] = known[key]
+    return times
+
+
+def read_output(seen: Pass, output: Tensor, times: Mapping[str, TimeAxis]) -> OutputAxes:
+    """Find the batch in the output: samples do not depend on each other, time steps do."""
+    shape = without_ones(tuple(output.shape))
+    steps = {time.steps for time in times.values() if time.axis is not None}
+    steps |= {sight.calls for sight in seen.sights.values() if sight.calls > 1}
+    if len(shape) not in (2, 3):
+        return OutputAxes(None)
+    sights = [_both_ends(seen, output, axis) for axis in range(len(shape) - 1)]
+    if len(shape) == 2:
+        return _rows(shape[0], *sights[0], times, seen)
+    apart = [_are_apart(first, last) for first, last in sights]
+    batch = _choose_batch(shape, apart, steps, times)
+    if batch is None:
+        return OutputAxes(None, positions=not set(shape[:2]) & steps)
+    first, last = sights[batch] if apart[batch] else ({}, {})
+    return OutputAxes(shape[batch], shape[1 - batch] not in steps, first, last)
+
+
+def _choose_batch(
+    shape: Sequence[int], apart: Sequence[bool], steps: set[int], times: Mapping[str, TimeAxis]
+) -> int | None:
+    """Which of the two first axes of ``[A, B, K]`` holds the batch."""
+    if apart[0] != apart[1]:
+        return apart.index(True)
+    timed = [size in steps for size in shape[:2]]
+    if timed[0] != timed[1]:
+        return timed.index(False)
+    # Nothing is remembered from one step to the next, or sizes tie: then as the neurons have it.
+    axes = {time.axis for time in times.values() if time.axis is not None}
+    return 1 - axes.pop() if len(axes) == 1 and axes <= {0, 1} else None
+
+
+def _rows(
+    rows: int, first: Support, last: Support, times: Mapping[str, TimeAxis], seen: Pass
+) -> OutputAxes:
+    """The rows of an output ``[A, K]``: samples, or samples of every time step."""
+    for name, time in times.items():
+        shape = seen.sights[name].shape or ()
+        if time.axis is None or time.steps == 1 or rows % time.steps:
+            continue
+        if time.folded and shape[time.axis] == rows:
+            fold = (time.steps, time.time_first)
+        elif not time.folded and time.axis < 2 <= len(shape) and shape[1 - time.axis] != rows:
+            if shape[1 - time.axis] * time.steps != rows:
+                continue
+            fold = (time.steps, time.axis == 0)
+        else:
+            continue
+        return OutputAxes(rows // fold[0], False, first, last, fold)
+    return OutputAxes(rows, False, first, last)
+
+
+def find_layouts(
+    seen: Pass, axes: OutputAxes, times: Mapping[str, TimeAxis], names: Sequence[str]
+) -> dict[str, Layout | None]:
+    """The layout of each feature; ``None`` where looking did not settle it.
+
+    Args:
+        seen: The pass.
+        axes: What :func:`read_output` told.
+        times: What :func:`read_times` told.
+        names: The modules whose features are asked for.
+    """
+    order = {name: place for place, name in enumerate(seen.sights)}
+    timed = [name for name in seen.sights if name in times]
+    layouts: dict[str, Layout | None] = {}
+    for name in names:
+        sight = seen.sights[name]
+        inside = [n for n in timed if f"{n}.".startswith(f"{name}." if name else "")]
+        before = [n for n in timed if order[n] <= order[name]]
+        near = next(reversed(inside or before), None)
+        layouts[name] = _Feature(seen, sight, axes, times, near).layout()
+    return layouts
+
+
+class _Feature:
+    """One feature, and what is known around it."""
+
+    def __init__(
+        self,
+        seen: Pass,
+        sight: Sight,
+        axes: OutputAxes,
+        times: Mapping[str, TimeAxis],
+        near: str | None,
+    ) -> None:
+        assert sight.shape is not None
+        self.seen = seen
+        self.sight = sight
+        self.shape = sight.shape
+        self.axes = axes
+        self.near = seen.sights[near] if near is not None else None
+        self.time = times[near] if near is not None else TimeAxis()
+
+    def layout(self) -> Layout | None:
+        if len(self.shape) < 2:
+            return None
+        for batch, folded, time_first in self._batches():
+            time = None if folded else self._time(batch)
+            left = [a for a in range(len(self.shape)) if a not in (batch, time)]
+            if not left or (not self.time.known and self.sight is self.near):
+                continue
+            channel, sure = self._channel(left)
+            return Layout(len(self.shape), batch, channel, time, folded, time_first, sure)
+        return self._as_usual()
+
+    def _batches(self) -> list[tuple[int, int, bool]]:
+        """Axes that can be the batch: axis, time steps folded into it, whether time is slower."""
+        first, last = self.axes.first.get(self.sight.name), self.axes.last.get(self.sight.name)
+        samples = self.axes.samples
+        if first is None or last is None or samples is None or samples < 2:
+            return []
+        found = []
+        for axis, size in enumerate(self.shape):
+            one, other = first[axis], last[axis]
+            if not one or not other or one & other or size % samples:
+                continue
+            steps = size // samples
+            if steps == 1:
+                if one == {0} and other == {size - 1}:
+                    found.append((axis, 0, True))
+            elif all(i % samples == 0 for i in one) and all(
+                i % samples == samples - 1 for i in other
+            ):
+                found.append((axis, steps, True))
+            elif max(one) < steps and min(other) >= size - steps:
+                found.append((axis, steps, False))
+        return found
+
+    def _time(self, batch: int) -> int | None:
+        """The time axis, by the spiking layer at hand."""
+        near = self.near
+        if near is None:
+            return None
+        if near.calls > self.sight.calls:  # it runs one step after the other inside this module
+            steps = near.calls // self.sight.calls
+            fits = [a for a, size in enumerate(self.shape) if size == steps and a != batch]
+            return fits[0] if fits else None
+        time = self.time
+        if time.axis is None or time.folded:
+            return None
+        fits = [a for a, size in enumerate(self.shape) if size == time.steps and a != batch]
+        if time.axis in fits:
+            return time.axis
+        return fits[0] if len(fits) == 1 and len(self.shape) == len(near.shape or ()) else None
+
+    def _channel(self, left: Sequence[int]) -> tuple[int, bool]:
+        """The channel axis among those that are neither batch nor time, and whether it is sure."""
+        if len(left) == 1:
+            return left[0], True
+        source = self.seen.sights.get(self.sight.after[0])
+        if source is None or source.shape is None:
+            return left[0], False
+        last = isinstance(source.module, nn.Linear)
+        usual = left[-1] if last else left[0]
+        width = source.shape[_channel_axis(source)]
+        alike = [axis for axis in left if self.shape[axis] == width]
+        if alike == [usual]:
+            return usual, True
+        seen = self._by_gradients(left, source)
+        if seen is not None:
+            return seen, True
+        return (alike[0] if len(alike) == 1 else usual), len(alike) < 2
+
+    def _by_gradients(self, left: Sequence[int], source: Sight) -> int | None:
+        """The axis whose slices come from one channel each of the layer with weights before."""
+        if not source.outputs or not self.sight.outputs or source.shape is None:
+            return None
+        if source.shape[_channel_axis(source)] < 2:
+            return None
+        feature, before = self.sight.outputs[0], source.outputs[0]
+        fits = []
+        for axis in left:
+            touched = [_channels_touched(feature, axis, end, before, source) for end in (0, -1)]
+            if any(len(channels) == 1 for channels in touched) and max(map(len, touched)) == 1:
+                fits.append(axis)
+        return fits[0] if len(fits) == 1 else None
+
+    def _as_usual(self) -> Layout | None:
+        """What SpikingJelly's neurons tell by themselves, where gradients did not."""
+        near, ndim = self.near, len(self.shape)
+        if near is None or not self.time.known:
+            return None
+        samples = self.axes.samples
+        plain = self.time.axis in (None, 0) and not self.time.folded
+        time = self._time(-1) if plain else None
+        batch = 0 if time is None else 1
+        if not plain or ndim < batch + 2 or (samples is not None and self.shape[batch] != samples):
+            return None
+        left = list(range(batch + 1, ndim))
+        return Layout(ndim, batch, self._channel(left)[0], time, sure=False)
+
+
+def _both_ends(seen: Pass, output: Tensor, axis: int) -> tuple[Support, Support]:
+    return tuple(_support(seen, output.select(axis, end)) for end in (0, -1))  # type: ignore[return-value]
+
+
+def _support(seen: Pass, part: Tensor) -> Support:
+    found = {}
+    for name, grads in _gradients(seen, part).items():
+        marked = [indices(grad != 0) for grad in grads if grad.ndim == grads[0].ndim]
+        found[name] = [set().union(*(one[a] for one in marked)) for a in range(grads[0].ndim)]
+    return found
+
+
+def _gradients(seen: Pass, part: Tensor) -> dict[str, list[Tensor]]:
+    """Gradients at the features, of a sum that cannot cancel out."""
+    if not part.requires_grad:
+        return {}
+    features = [(s.name, f) for s in seen.sights.values() for f in s.outputs]
+    weighed = (part.float() * (1 + torch.rand_like(part, dtype=torch.float32))).sum()
+    grads = torch.autograd.grad(
+        weighed, [f for _, f in features], retain_graph=True, allow_unused=True
+    )
+    found: dict[str, list[Tensor]] = {}
+    for (name, _), grad in zip(features, grads, strict=True):
+        if grad is not None:
+            found.setdefault(name, []).append(grad)
+    return found
+
+
+def _are_apart(first: Support, last: Support) -> bool:
+    """Whether two parts of the output have no slice of any feature in common."""
+    common = [name for name in first if name in last and any(first[name]) and any(last[name])]
+    return bool(common) and all(
+        any(a and b and not a & b for a, b in zip(first[name], last[name], strict=True))
+        for name in common
+    )
+
+
+def _channel_axis(source: Sight) -> int:
+    """The channel axis of the output of a layer with weights."""
+    if isinstance(source.module, nn.Linear):
+        return -1
+    assert isinstance(source.module, WEIGHT_LAYERS)
+    return -1 - len(source.module.kernel_size)
+
+
+def _channels_touched(
+    feature: Tensor, axis: int, end: int, before: Tensor, source: Sight
+) -> set[int]:
+    part = feature.select(axis, end)
+    (grad,) = torch.autograd.grad(part.sum(), before, retain_graph=True, allow_unused=True)
+    return set() if grad is None else indices(grad != 0)[_channel_axis(source)]

@@ -1,0 +1,116 @@
+"""What the output of a model is: class logits, or something that no head can be trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from sj_shortcut.neurons.backend import is_spiking_neuron
+from sj_shortcut.places.example_pass import WEIGHT_LAYERS
+
+__all__ = ["main_output", "read_num_classes", "without_ones", "why_no_classes"]
+
+_NEED = "Shortcut heads need class logits [N, K], one row a sample: this output has none"
+
+
+def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of an output without axes of size 1 at its end, as a 1 x 1 convolution leaves."""
+    while len(shape) > 2 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def main_output(shapes: Sequence[tuple[int, ...]], num_classes: int | None) -> int | None:
+    """Which of a model's outputs the loss will be given, as far as shapes tell.
+
+    The first that can be logits: ``[N, K]`` or with time, of the right width where K is known.
+    """
+    bare = [without_ones(shape) for shape in shapes]
+    fits = [i for i, shape in enumerate(bare) if len(shape) in (2, 3)]
+    exact = [i for i in fits if bare[i][-1] == num_classes]
+    return next(iter(exact or fits), 0 if shapes else None)
+
+
+def why_no_classes(shape: tuple[int, ...], positions: bool) -> str:
+    """Why an output of this shape has no class logits; empty if it may have.
+
+    Args:
+        shape: Of the output.
+        positions: Whether one of its axes runs over positions, neither batch nor time.
+    """
+    bare = without_ones(shape)
+    if not bare:
+        return (
+            f"the model's output is a scalar, one number for the whole batch. {_NEED}. If it is a "
+            "loss, wrap the model inside that gives the logits."
+        )
+    if len(bare) == 1:
+        return (
+            f"the model's output {list(shape)} is a scalar a sample, as in regression. {_NEED}. "
+            "Logits of a single class must be [N, 1]."
+        )
+    if len(bare) > 3:
+        return (
+            f"the model's output {list(shape)} is a map of values, a dense prediction as for "
+            f"segmentation or detection (one a pixel). {_NEED}."
+        )
+    if positions:
+        return (
+            f"the model's output {list(shape)} has one row a position or token, a per-position "
+            f"(dense) prediction, not one a sample. {_NEED}."
+        )
+    return ""
+
+
+def read_num_classes(model: nn.Module, neuron_types: tuple[type, ...] = ()) -> int | None:
+    """Class count from the last layers of a model; ``None`` where they do not tell.
+
+    The last Linear (or convolution) tells, divided by the ``voting_size`` of a voting layer behind
+    it, or by the width of a pool over classes; neurons, norms, dropout and reshaping in between
+    change nothing.
+    """
+    votes = 1
+    for module in reversed(_leaves(model, neuron_types)):
+        if size := _votes(module):
+            votes *= size
+        elif isinstance(module, WEIGHT_LAYERS):
+            width = getattr(module, "out_features", getattr(module, "out_channels", 0))
+            return int(width) // votes
+        elif not (is_spiking_neuron(module, neuron_types) or _passes_classes(module)):
+            return None
+    return None
+
+
+def _leaves(module: nn.Module, neuron_types: tuple[type, ...]) -> list[nn.Module]:
+    children = list(module.children())
+    if not children or is_spiking_neuron(module, neuron_types):
+        return [module]
+    return [leaf for child in children for leaf in _leaves(child, neuron_types)]
+
+
+def _votes(module: nn.Module) -> int:
+    """How many entries of its input a voting layer averages into one; 0 of any other module."""
+    size = getattr(module, "voting_size", None)
+    if isinstance(module, nn.AvgPool1d):
+        size = module.kernel_size[0]
+    return size if isinstance(size, int) else 0
+
+
+def _passes_classes(module: nn.Module) -> bool:
+    # SpikingJelly's own dropout derives from none of PyTorch's.
+    return isinstance(module, _PASS_CLASSES) or type(module).__name__.startswith("Dropout")
+
+
+_PASS_CLASSES = (
+    nn.Identity,
+    nn.Flatten,
+    nn.Softmax,
+    nn.LogSoftmax,
+    nn.modules.dropout._DropoutNd,
+    nn.modules.batchnorm._NormBase,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+)

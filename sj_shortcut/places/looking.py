@@ -1,0 +1,179 @@
+"""Look at a model while it runs: which modules ran, in what order, on which axes, to what end."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
+
+from sj_shortcut.neurons.backend import is_spiking_neuron
+from sj_shortcut.neurons.memory import reset_states
+from sj_shortcut.places.axes import OutputAxes, find_layouts, reached, read_output, read_times
+from sj_shortcut.places.classes import main_output, why_no_classes, without_ones
+from sj_shortcut.places.example_pass import Pass, calibrate, run_pass, untouched
+from sj_shortcut.places.layout import Layout
+from sj_shortcut.places.time_axis import TimeAxis
+from sj_shortcut.torch_model import tensors_in
+
+__all__ = ["Look", "look_at"]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at a running model has shown. All names are dotted, in order of execution.
+
+    Attributes:
+        order: The modules that ran, in the order in which they first finished.
+        shapes: Shape of the first tensor that each gave; missing where it gave none.
+        layouts: Layout of each feature asked for; ``None`` where looking did not settle it.
+        weights_before: Layers with weights on the way to the output that had run when each began.
+        weights: The layers with weights on the way to the output; the last is the classifier.
+        reach: For each tensor of the output, the modules that it depends on.
+        main: Which tensor of the output looks like logits; ``None`` without any.
+        num_classes: Its width K.
+        refusal: Why no head can be right for this output; empty if one can.
+        repeated: Why a module that ran several times has no one depth, by name.
+        unbatched: Whether a convolution took the input for a single sample.
+    """
+
+    order: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    layouts: Mapping[str, Layout | None] = field(default_factory=dict)
+    weights_before: Mapping[str, int] = field(default_factory=dict)
+    weights: tuple[str, ...] = ()
+    reach: Sequence[frozenset[str]] = ()
+    main: int | None = None
+    num_classes: int | None = None
+    refusal: str = ""
+    repeated: Mapping[str, str] = field(default_factory=dict)
+    unbatched: bool = False
+    calls: Mapping[str, int] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
+
+    def leads_to_output(self, name: str) -> bool:
+        """Whether the output that looks like logits depends on a module."""
+        return self.main is None or name in self.reach[self.main]
+
+
+def look_at(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    names: Sequence[str],
+    *,
+    neuron_types: tuple[type, ...] = (),
+    num_classes: int | None = None,
+) -> Look:
+    """Run a model, see what it does, and leave it as it was.
+
+    Args:
+        model: The model. One with lazy layers is looked at as a copy.
+        args: What it takes.
+        kwargs: Likewise.
+        names: The modules whose layout is wanted, where they ran.
+        neuron_types: Classes to take for spiking neurons besides SpikingJelly's.
+        num_classes: Class count, where known, to tell logits among several outputs.
+
+    Raises:
+        Exception: Whatever the model raises on this input.
+    """
+    tensors = (*model.parameters(), *model.buffers())
+    if any(isinstance(tensor, UninitializedTensorMixin) for tensor in tensors):
+        model = copy.deepcopy(model)
+    is_neuron = partial(is_spiking_neuron, extra=neuron_types)
+    with untouched(model):
+        seen = run_pass(model, args, kwargs, is_neuron)
+        times = read_times(seen, is_neuron)
+        outputs = [t for t in tensors_in(seen.output) if t.is_floating_point()]
+        main = main_output([tuple(t.shape) for t in outputs], num_classes)
+        axes = OutputAxes(None) if main is None else read_output(seen, outputs[main], times)
+        wanted = [name for name in names if name in seen.sights and seen.sights[name].shape]
+        if main is not None and not all(any(axes.first.get(n, ())) for n in wanted):
+            # A layer that never fires hides those before it: give batch norms their statistics.
+            reset_states(model)
+            calibrate(model, args, kwargs)
+            seen = run_pass(model, args, kwargs, is_neuron)
+            outputs = [t for t in tensors_in(seen.output) if t.is_floating_point()]
+            axes = read_output(seen, outputs[main], times)
+        layouts = find_layouts(seen, axes, times, wanted)
+        return _summary(seen, outputs, main, axes, layouts, times)
+
+
+def _summary(
+    seen: Pass,
+    outputs: Sequence[Tensor],
+    main: int | None,
+    axes: OutputAxes,
+    layouts: dict[str, Layout | None],
+    times: Mapping[str, TimeAxis],
+) -> Look:
+    reach = [frozenset(reached(seen, output)) for output in outputs]
+    on_way = [name for name in seen.weights if main is None or name in reach[main]]
+    counted = {name: i for i, name in enumerate(seen.weights)}
+    before = {
+        name: sum(counted[w] < sight.weights_before for w in on_way)
+        for name, sight in seen.sights.items()
+    }
+    shape = None if main is None else tuple(outputs[main].shape)
+    return Look(
+        order=tuple(seen.sights),
+        shapes={name: s.shape for name, s in seen.sights.items() if s.shape is not None},
+        layouts=layouts,
+        weights_before=before,
+        weights=tuple(on_way),
+        reach=reach,
+        main=main,
+        num_classes=without_ones(shape)[-1] if shape else None,
+        refusal="" if shape is None else why_no_classes(shape, axes.positions),
+        repeated=_repeated(seen, layouts, times),
+        unbatched=any(_is_unbatched(s.module, s.shape) for s in seen.sights.values()),
+        calls={name: sight.calls for name, sight in seen.sights.items()},
+        kinds={name: sight.kind for name, sight in seen.sights.items()},
+    )
+
+
+def _repeated(
+    seen: Pass, layouts: Mapping[str, Layout | None], times: Mapping[str, TimeAxis]
+) -> dict[str, str]:
+    """Modules that ran several times in one forward, but not once a time step."""
+    found: dict[str, str] = {}
+    counts = {name: seen.sights[name].calls for name in times}
+    for name, sight in seen.sights.items():
+        if sight.calls == 1:
+            continue
+        behind = list(dict.fromkeys(sight.after))
+        if len(behind) > 1:
+            where = " and ".join(f"'{layer}'" if layer else "none" for layer in behind[:3])
+            found[name] = (
+                f"called {sight.calls} times in one forward, after different layers ({where}): a "
+                "module shared between depths has no one depth"
+            )
+            continue
+        layout = layouts.get(name)
+        whole = layout is not None and layout.has_time
+        for other, calls in counts.items():
+            # In a loop over time layers run as often as those before them, or less often.
+            rather = calls < sight.calls and other != name
+            if rather and (whole or other in _before(seen, name)):
+                found[name] = (
+                    f"called {sight.calls} times in one forward, where '{other}' is called {calls} "
+                    f"time{'s' * (calls > 1)}: a module shared between depths has no one depth"
+                )
+                break
+    return found
+
+
+def _before(seen: Pass, name: str) -> list[str]:
+    order = list(seen.sights)
+    inside = f"{name}."
+    return [other for other in order[: order.index(name)] if not other.startswith(inside)]
+
+
+def _is_unbatched(module: nn.Module, shape: tuple[int, ...] | None) -> bool:
+    convolution = isinstance(module, nn.modules.conv._ConvNd)
+    return convolution and shape is not None and len(shape) == 1 + len(module.kernel_size)

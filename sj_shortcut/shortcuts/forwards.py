@@ -1,0 +1,201 @@
+"""What the heads of a model gave in its forward passes, and how an output finds its own.
+
+A forward pass fills one :class:`Record`. The autograd node that joins the heads' logits to the
+model's output carries the record, so that the loss finds it by walking back from the output it is
+given. Nothing stale can be used, and the record goes with the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sj_shortcut.places.layout import Layout
+
+__all__ = ["Forwards", "Record", "join", "records_behind"]
+
+
+class Record:
+    """The logits of one forward pass of the model.
+
+    Attributes:
+        forwards: Of which model.
+        logits: For each head that ran, its logits call by call: ``[N, K]``, per step ``[T, N, K]``.
+        steps: Time steps in each of these calls.
+        tapped: The features and their versions, until the forward ends.
+        blocked: Points reached without gradients while the model had them.
+        asleep: Points in eval mode while the model trained.
+        used: Whether a loss has used the logits.
+        spent: Whether a backward pass has gone through the output.
+        single: Whether every head ran for one time step.
+        graded: Whether the forward ran with gradients.
+    """
+
+    def __init__(self, forwards: Forwards, graded: bool) -> None:
+        self.forwards = forwards
+        self.graded = graded
+        self.logits: dict[str, list[Tensor]] = {}
+        self.steps: dict[str, list[int]] = {}
+        self.tapped: list[tuple[str, Tensor, int]] = []
+        self.blocked: list[str] = []
+        self.asleep: list[str] = []
+        self.used = self.spent = False
+        self.single = True
+
+    def add(self, name: str, logits: Tensor, steps: int, timed: bool) -> None:
+        """Take the logits of one call of a head.
+
+        Args:
+            name: The point.
+            logits: ``[N, K]``, or per step ``[T, N, K]``.
+            steps: Time steps in the call.
+            timed: Whether the call has time of its own.
+        """
+        if name in self.logits or timed:
+            self.single = False
+        self.logits.setdefault(name, []).append(logits)
+        self.steps.setdefault(name, []).append(steps)
+
+    def all_logits(self) -> list[Tensor]:
+        """The logits of every call of every head."""
+        return [logits for calls in self.logits.values() for logits in calls]
+
+
+@dataclass(eq=False)
+class Forwards:
+    """What the heads of one model know of its forward passes; shared by its hooks and branches.
+
+    Attributes:
+        names: The points, in the order of execution.
+        homes: For each point, where its branch lives: path from the tapped module, and its key.
+        layouts: Axes of the features; ``None`` where they are not known yet.
+        layout: What the user says of them.
+        neuron_types: Spiking neuron classes of the user's.
+        num_classes: Class count where it was read, not told.
+        channels: For each point, the channels that its head was made for.
+        step_mode: Step mode of the branches, which ``set_step_mode`` sets with all others.
+        looked_at: The kind of input that the layouts hold for; ``None`` before the first look.
+        unclear: Sizes of inputs that did not tell all axes.
+        reach: For each tensor of the output, the points that it depends on; empty if not known.
+        per_step: Whether to keep logits of every time step apart.
+        always_on: Whether heads run in eval mode and without gradients too.
+        current: The record of the forward that is running.
+        records: Those since the last reset, all but the last of single time steps.
+        compiled: Logits of forwards in compiled code, where records cannot hang on outputs.
+        asleep: Whether hooks do nothing, as during a look.
+        said: Warnings given, each once.
+    """
+
+    names: list[str] = field(default_factory=list)
+    homes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    layouts: dict[str, Layout | None] = field(default_factory=dict)
+    layout: str | Mapping[str, str] | None = None
+    neuron_types: tuple[type, ...] = ()
+    num_classes: int | None = None
+    channels: dict[str, int] = field(default_factory=dict)
+    step_mode: str = "s"
+    looked_at: Any = None
+    unclear: list[Any] = field(default_factory=list)
+    reach: list[frozenset[str]] = field(default_factory=list)
+    per_step: bool = False
+    always_on: bool = False
+    current: Record | None = None
+    records: list[Record] = field(default_factory=list)
+    compiled: Record | None = None
+    asleep: bool = False
+    said: set[str] = field(default_factory=set)
+
+    def reset(self) -> None:
+        """Forget the sequence so far; inside a forward, what the forward has given stays."""
+        self.records = []
+        if self.current is None:
+            self.compiled = None
+
+    def keep(self, record: Record) -> None:
+        """Take the record of a forward that has ended.
+
+        Forwards of single time steps gather until ``reset_net``, a loss or a backward pass; any
+        other replaces what came before.
+        """
+        if not record.logits:
+            return
+        goes_on = record.single and not any(r.used or r.spent or not r.single for r in self.records)
+        self.records = [*self.records, record] if goes_on else [record]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles start without logits: tensors inside a graph cannot be copied.
+        return {**vars(self), "current": None, "records": [], "compiled": None, "said": set()}
+
+
+class _Join(torch.autograd.Function):
+    """Identity on the output that makes it depend on the logits, which get no gradient from it.
+
+    No gradient rather than zeros: it costs nothing, and zeros would meet a head's NaN. A copy of
+    the output rather than a view of it, so that code such as ``output /= T`` goes on working.
+    """
+
+    @staticmethod
+    def forward(output: Tensor, *logits: Tensor) -> Tensor:
+        return output.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.logits = len(inputs) - 1
+        ctx.shortcut_record = None
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        if ctx.shortcut_record is not None:
+            ctx.shortcut_record[0].spent = True
+        return (grads[0], *[None] * ctx.logits)
+
+
+def join(output: Tensor, record: Record, index: int) -> Tensor:
+    """Hang the logits of a forward on one tensor of the model's output.
+
+    Args:
+        output: The tensor.
+        record: The record of the forward.
+        index: Which of the floating-point tensors of the output it is.
+    """
+    logits = [logits for logits in record.all_logits() if logits.requires_grad]
+    joined: Tensor = _Join.apply(output, *logits)
+    if not torch.compiler.is_compiling() and joined.grad_fn is not None:
+        joined.grad_fn.shortcut_record = (record, index)  # type: ignore[attr-defined]
+    return joined
+
+
+def records_behind(output: Tensor) -> tuple[list[tuple[Record, int]], set[Any]]:
+    """The records of the forwards that an output comes from, in the order of its terms.
+
+    Args:
+        output: What the loss is given: a model's output, or made of several.
+
+    Returns:
+        The records, each with the number of the model's output it came by, and all nodes of the
+        graph that were passed on the way.
+    """
+    found: dict[int, tuple[Record, int]] = {}
+    passed: set[Any] = set()
+    for node in _walk(output.grad_fn, passed):
+        record = getattr(node, "shortcut_record", None)
+        if record is not None:
+            found.setdefault(id(record[0]), record)
+    return list(found.values()), passed
+
+
+def _walk(root: Any, passed: set[Any]) -> Iterator[Any]:
+    """Nodes in front of a graph, depth first, not going behind those that carry a record."""
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in passed:
+            continue
+        passed.add(node)
+        yield node
+        if getattr(node, "shortcut_record", None) is None:
+            waiting.extend(before for before, _ in reversed(node.next_functions))

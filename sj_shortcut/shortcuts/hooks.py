@@ -1,0 +1,217 @@
+"""The hooks that run the heads: before the model, after each tapped module, after the model.
+
+All are module-level functions that share one :class:`Forwards`: copies and pickles of the model
+carry them along. The hook before the model opens a record, the one after a tapped module adds its
+head's logits to it, and the one after the model hangs the record on the output, so that the loss
+finds it and DistributedDataParallel sees every parameter used.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from sj_shortcut.shortcuts.branch import ShortcutBranch
+from sj_shortcut.shortcuts.first_batch import look_if_needed
+from sj_shortcut.shortcuts.forwards import Forwards, Record, join
+from sj_shortcut.torch_model import (
+    NO_DATA_PARALLEL,
+    ShortcutWarning,
+    first_tensor,
+    in_backward,
+    lost_its_weights,
+    map_tensors,
+    require_module,
+    tensors_in,
+)
+
+__all__ = [
+    "CHILD",
+    "after_model",
+    "after_point",
+    "before_model",
+    "branch_in",
+    "forwards_of",
+    "has_shortcuts",
+    "is_ours",
+]
+
+CHILD = "shortcut_head"
+
+
+def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards) -> None:
+    """Before the model runs: open a record, and look at the axes where they are not known yet."""
+    if forwards.asleep or in_backward():
+        return
+    graded = torch.is_grad_enabled()
+    if torch.compiler.is_compiling():
+        forwards.current = Record(forwards, graded)
+        return
+    if forwards.always_on or (graded and model.training):
+        look_if_needed(model, args, kwargs, forwards)
+    if forwards.records and not forwards.records[-1].single:
+        forwards.records = []  # and with it its graph, before the next one is built
+    forwards.current = Record(forwards, graded)
+
+
+def after_point(
+    module: nn.Module, args: Any, output: Any, *, name: str, forwards: Forwards
+) -> None:
+    """After a tapped module ran: give its output to the head."""
+    if forwards.asleep or isinstance(output, torch.fx.Proxy):
+        return
+    again = in_backward()
+    record = forwards.current
+    if record is None and not again:
+        return  # the module was called by itself, not by the model
+    if getattr(module, "_is_replica", False):
+        raise RuntimeError(NO_DATA_PARALLEL)
+    graded = torch.is_grad_enabled()
+    if not (forwards.always_on or (module.training and graded)):
+        if record is not None and not graded and module.training and record.graded:
+            record.blocked.append(name)
+        elif record is not None and record.graded and not module.training:
+            record.asleep.append(name)
+        return
+    feature = first_tensor(output)
+    if feature is None:
+        raise TypeError(
+            f"the output of '{name}' is a {type(output).__name__} without a tensor, and a shortcut "
+            "head needs one: choose another point with at=."
+        )
+    run, branch = branch_in(module, name, forwards)
+    if branch.training != module.training:  # it may live in a part that was put in eval mode
+        run.train(module.training)
+    layout = forwards.layouts.get(name)
+    if layout is None or layout.ndim != feature.ndim:
+        raise ValueError(
+            f"the axes of the output of '{name}' {tuple(feature.shape)} are not known"
+            + ("" if layout is None else f" (they were seen as {layout})")
+            + ': say which is which with layout=, such as layout="TNC...", in wrap_with_shortcuts.'
+        )
+    x = layout.arrange(feature)
+    logits = run(x, with_time=layout.has_time, per_step=forwards.per_step)
+    if again or record is None:
+        return  # a checkpoint runs its part again: the same operations, but nothing to keep
+    record.add(name, logits, x.shape[0] if layout.has_time else 1, layout.has_time)
+    if not torch.compiler.is_compiling():
+        record.tapped.append((name, feature, feature._version))
+        _check_backward_hooks(module, name, forwards)
+
+
+def after_model(model: nn.Module, args: Any, output: Any, *, forwards: Forwards) -> Any:
+    """After the model ran: check what was tapped and hang the record on the output."""
+    record = forwards.current
+    if forwards.asleep or record is None or in_backward():
+        return None
+    forwards.current = None
+    _check_not_overwritten(record)
+    if torch.compiler.is_compiling():
+        forwards.compiled = record
+    else:
+        forwards.keep(record)
+    if not any(logits.requires_grad for logits in record.all_logits()):
+        return None
+    _check_not_resharded(model, record, forwards)
+    return _hang_on(output, record)
+
+
+def branch_in(module: nn.Module, name: str, forwards: Forwards) -> tuple[nn.Module, ShortcutBranch]:
+    """The branch of a tapped module, and what it is to be run by where something wraps it.
+
+    Raises:
+        RuntimeError: If it is gone, as after a part of the tapped module was replaced.
+    """
+    found: nn.Module | None = module
+    for part in forwards.homes[name]:
+        found = None if found is None else found._modules.get(part)
+    if isinstance(found, ShortcutBranch):
+        return found, found
+    if found is not None:
+        for inner in found.modules():
+            if isinstance(inner, ShortcutBranch):
+                return found, inner
+    raise RuntimeError(
+        f"the shortcut head at '{name}' is gone: the module it lived in was replaced after "
+        "wrapping. Call remove_shortcuts(model), then wrap_with_shortcuts(model) again, and build "
+        "the optimizer and ShortcutLoss anew."
+    )
+
+
+def is_ours(hook: Any, function: Callable[..., Any]) -> TypeGuard[partial[Any]]:
+    """Whether a hook is a partial of one of the functions here."""
+    return isinstance(hook, partial) and hook.func is function
+
+
+def has_shortcuts(model: nn.Module) -> bool:
+    """Whether ``model`` itself went through ``wrap_with_shortcuts`` and still has its heads."""
+    require_module(model)
+    return any(is_ours(hook, after_model) for hook in model._forward_hooks.values())
+
+
+def forwards_of(root: nn.Module) -> Forwards:
+    """What the heads of a model that :func:`has_shortcuts` know of its forward passes."""
+    hook = next(hook for hook in root._forward_hooks.values() if is_ours(hook, after_model))
+    forwards: Forwards = hook.keywords["forwards"]
+    return forwards
+
+
+def _hang_on(output: Any, record: Record) -> Any:
+    tensors = [t for t in tensors_in(output) if t.is_floating_point() or t.is_complex()]
+    if not tensors:
+        raise TypeError(
+            f"the model's output is a {type(output).__name__} without a tensor: shortcut heads "
+            "need one to hang on. Return tensors, in a tuple, list, dict or dataclass."
+        )
+    # Whichever of them a loss uses finds the record; where none has a graph yet, the first does.
+    alive = [t.requires_grad for t in tensors]
+    ways = {id(t): i for i, t in enumerate(tensors) if alive[i] or (i == 0 and not any(alive))}
+
+    def hang(tensor: Tensor) -> Tensor:
+        index = ways.get(id(tensor))
+        return tensor if index is None else join(tensor, record, index)
+
+    return map_tensors(output, hang)
+
+
+def _check_not_overwritten(record: Record) -> None:
+    tapped, record.tapped = record.tapped, []
+    for name, feature, version in tapped:
+        if feature._version != version:
+            raise RuntimeError(
+                f"the output of '{name}' was overwritten in place by a module after it, so its "
+                "shortcut head saw other values than the network: make that module work out of "
+                "place (inplace=False), or tap it instead."
+            )
+
+
+def _check_not_resharded(model: nn.Module, record: Record, forwards: Forwards) -> None:
+    if torch.compiler.is_compiling():
+        return
+    for name in record.logits:
+        if lost_its_weights(model, ".".join((name, *forwards.homes[name]))):
+            raise RuntimeError(
+                f"the weights of the shortcut head at '{name}' are sharded together with a module "
+                "around it, which gave them back after its forward pass, before the head's "
+                "backward pass. Shard every head by itself first: for branch in "
+                "shortcut_branches(model).values(): fully_shard(branch)."
+            )
+
+
+def _check_backward_hooks(module: nn.Module, name: str, forwards: Forwards) -> None:
+    """PyTorch lets full backward hooks wrap the output after all forward hooks: tell the user."""
+    if not (module._backward_hooks or module._backward_pre_hooks) or "hook" in forwards.said:
+        return
+    forwards.said.add("hook")
+    warnings.warn(
+        f"'{name}' has a full backward hook, as SpikingJelly's gradient monitors put on, and a "
+        "shortcut head: the hook does not see the part of the gradient that comes from the head. "
+        "Measure with sj_shortcut.GradientRecorder or gradient_flow, or by a hook on the tensor.",
+        ShortcutWarning,
+        stacklevel=3,
+    )

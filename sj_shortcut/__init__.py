@@ -13,7 +13,8 @@ from sj_shortcut.gradients.recorder import (
     log_spaced_steps,
     summarize,
 )
-from sj_shortcut.neurons.backend import NeuronBackend, is_spiking_neuron, set_backend
+from sj_shortcut.neurons.backend import NeuronBackend, set_backend
+from sj_shortcut.neurons.families import is_spiking_neuron
 from sj_shortcut.places.points import ShortcutPoint, shortcut_points
 from sj_shortcut.schedules.base import ConstantSchedule, EvolutionarySchedule, ShortcutSchedule
 from sj_shortcut.schedules.handover import HandoverSchedule

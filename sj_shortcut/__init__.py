@@ -13,9 +13,12 @@ from sj_shortcut.gradients.recorder import (
     log_spaced_steps,
     summarize,
 )
-from sj_shortcut.neurons.backend import NeuronBackend, is_spiking_neuron, set_backend
-from sj_shortcut.places.at import ShortcutPoint, shortcut_points
-from sj_shortcut.schedules.base import ConstantSchedule, EvolutionarySchedule, ShortcutSchedule
+from sj_shortcut.neurons.backend import NeuronBackend, set_backend
+from sj_shortcut.neurons.families import is_spiking_neuron
+from sj_shortcut.places import ShortcutPoint, shortcut_points
+from sj_shortcut.schedules.base import ShortcutSchedule
+from sj_shortcut.schedules.constant import ConstantSchedule
+from sj_shortcut.schedules.evolutionary import EvolutionarySchedule
 from sj_shortcut.schedules.handover import HandoverSchedule
 from sj_shortcut.shortcuts.access import (
     shortcut_branches,
@@ -23,9 +26,11 @@ from sj_shortcut.shortcuts.access import (
     shortcut_parameters,
     shortcuts_enabled,
 )
-from sj_shortcut.shortcuts.branch import ShortcutBranch, ShortcutHead
+from sj_shortcut.shortcuts.branch import ShortcutBranch
+from sj_shortcut.shortcuts.head import ShortcutHead
+from sj_shortcut.shortcuts.hooks import has_shortcuts
 from sj_shortcut.shortcuts.loss import ShortcutLoss
-from sj_shortcut.shortcuts.wrap import has_shortcuts, remove_shortcuts, wrap_with_shortcuts
+from sj_shortcut.shortcuts.wrap import remove_shortcuts, wrap_with_shortcuts
 from sj_shortcut.torch_model.warnings import ShortcutWarning
 
 if TYPE_CHECKING:

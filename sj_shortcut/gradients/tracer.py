@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sj_shortcut.neurons.backend import is_spiking_neuron
+from sj_shortcut.neurons.families import is_spiking_neuron
 from sj_shortcut.neurons.surrogates import AliveCounter
 from sj_shortcut.places.example_pass import first_tensor
 from sj_shortcut.places.read_modules import WEIGHT_LAYERS

@@ -8,11 +8,21 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from sj_shortcut.shortcuts.branch import ShortcutBranch
-from sj_shortcut.shortcuts.wrap import NO_DATA_PARALLEL, branches_of, has_shortcuts
+from sj_shortcut.shortcuts.hooks import branch_in, forwards_of, has_shortcuts
+from sj_shortcut.shortcuts.pairing import gathered, why_no_heads
+from sj_shortcut.torch_model import NO_DATA_PARALLEL, require_module
+
+__all__ = [
+    "find_wrapped",
+    "shortcut_branches",
+    "shortcut_logits",
+    "shortcut_parameters",
+    "shortcuts_enabled",
+]
 
 
 def shortcut_branches(model: nn.Module) -> dict[str, ShortcutBranch]:
-    """The branches of a wrapped model by the name of their point, in order of depth.
+    """The branches of a wrapped model by the name of their point, in the order of execution.
 
     Args:
         model: The wrapped model, or one that holds it: DistributedDataParallel, a compiled model,
@@ -36,7 +46,9 @@ def shortcut_branches(model: nn.Module) -> dict[str, ShortcutBranch]:
           (linear): Linear(in_features=16, out_features=2, bias=True)
         )
     """
-    return {branch.name: branch for branch in branches_of(find_wrapped(model))}
+    root = find_wrapped(model)
+    forwards = forwards_of(root)
+    return {name: branch_in(root.get_submodule(name), name, forwards)[1] for name in forwards.names}
 
 
 def shortcut_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
@@ -60,7 +72,11 @@ def shortcut_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def shortcut_logits(model: nn.Module) -> dict[str, Tensor]:
-    """Logits ``[N, K]`` of each head since the last reset, averaged over time.
+    """Logits ``[N, K]`` of each head that ran, averaged over time.
+
+    Where a call of the model is one time step, calls gather since the last ``reset_net``, or since
+    a loss has used them; without SpikingJelly's neurons, which have no such reset, since the last
+    call of this function.
 
     Args:
         model: The wrapped model, or one that holds it.
@@ -69,7 +85,7 @@ def shortcut_logits(model: nn.Module) -> dict[str, Tensor]:
         Name of the tapped module → logits, still attached to the graph.
 
     Raises:
-        RuntimeError: If a head has none, with the reason.
+        RuntimeError: If no head ran, with the reason.
 
     Example:
         >>> import torch
@@ -83,12 +99,15 @@ def shortcut_logits(model: nn.Module) -> dict[str, Tensor]:
         >>> {name: tuple(logits.shape) for name, logits in shortcut_logits(model).items()}
         {'1': (3, 2)}
     """
-    logits = {}
-    for name, branch in shortcut_branches(model).items():
-        value = branch.logits
-        if value is None:
-            raise RuntimeError(why_no_logits(branch))
-        logits[name] = value
+    root = find_wrapped(model)
+    forwards = forwards_of(root)
+    forwards.used = True
+    records = forwards.records or ([forwards.compiled] if forwards.compiled is not None else [])
+    logits = gathered(records, forwards.names, per_step=False)
+    if not logits:
+        raise RuntimeError(why_no_heads(root, forwards))
+    for record in records:
+        record.read = True
     return logits
 
 
@@ -111,16 +130,15 @@ def shortcuts_enabled(model: nn.Module) -> Iterator[None]:
         >>> predicted["1"].shape
         torch.Size([3])
     """
-    branches = shortcut_branches(model).values()
-    before = [branch.always_on for branch in branches]
+    forwards = forwards_of(find_wrapped(model))
+    before = forwards.always_on
     try:
-        for branch in branches:
-            branch.always_on = True
+        forwards.always_on = True
+        forwards.reset()
         yield
     finally:
-        for branch, always_on in zip(branches, before, strict=True):
-            branch.always_on = always_on
-            branch.reset()
+        forwards.always_on = before
+        forwards.reset()
 
 
 def find_wrapped(model: nn.Module) -> nn.Module:
@@ -130,8 +148,7 @@ def find_wrapped(model: nn.Module) -> nn.Module:
         TypeError: If ``model`` is not a module, or is ``nn.DataParallel``.
         ValueError: If there is none, or more than one.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    require_module(model)
     if has_shortcuts(model):
         return model
     if isinstance(model, nn.DataParallel):
@@ -143,21 +160,4 @@ def find_wrapped(model: nn.Module) -> nn.Module:
         raise ValueError(f"{type(model).__name__} holds {len(roots)} wrapped models: pass one.")
     raise ValueError(
         f"{type(model).__name__} has no shortcuts: call wrap_with_shortcuts(model) first."
-    )
-
-
-def why_no_logits(branch: ShortcutBranch) -> str:
-    """Explain to a user why a branch has no logits after a forward pass."""
-    if branch.blocked:
-        return (
-            f"the shortcut head at '{branch.name}' ran without gradients inside a model that has "
-            "them, as under torch.utils.checkpoint with use_reentrant=True, and would train "
-            "nothing below it: pass use_reentrant=False, or tap outside the checkpoint."
-        )
-    return (
-        f"the shortcut head at '{branch.name}' has no logits: its point was not reached by a "
-        "forward pass since the last reset_net. Heads run in training mode with gradients on (in "
-        "eval mode inside shortcuts_enabled(model)); what calls a module's forward around its "
-        "hooks leaves them out, such as SpikingJelly's to_functional_forward, and its memopt if it "
-        "came after wrap_with_shortcuts."
     )

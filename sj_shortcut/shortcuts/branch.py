@@ -116,10 +116,10 @@ class ShortcutBranch(Resettable):
         axis = 2 if with_time else 1
         if x.ndim > axis and x.shape[axis] == self.channels:
             return
+        axes = "[T, N, C, ...]" if with_time else "[N, C, ...]"
         raise ValueError(
             f"the shortcut head at '{self.name}' was made for {self.channels} channels, but its "
-            f"point gave {tuple(x.shape)}, read as {'[T, N, C, ...]' if with_time else '[N, C, ...]'}"
-            ". Where a made-up batch does not tell the channels, pass example_input= to "
+            f"point gave {tuple(x.shape)}, read as {axes}. Where a made-up batch does not tell the channels, pass example_input= to "
             "wrap_with_shortcuts; where the axes were misread, pass layout=."
         )
 

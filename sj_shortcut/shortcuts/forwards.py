@@ -33,6 +33,8 @@ class Record:
         spent: Whether a backward pass has gone through the output.
         single: Whether every head ran for one time step.
         graded: Whether the forward ran with gradients.
+        read: Whether ``shortcut_logits`` has read it.
+        number: Place in the order of all forwards.
     """
 
     def __init__(self, forwards: Forwards, graded: bool) -> None:
@@ -43,8 +45,9 @@ class Record:
         self.tapped: list[tuple[str, Tensor, int]] = []
         self.blocked: list[str] = []
         self.asleep: list[str] = []
-        self.used = self.spent = False
+        self.used = self.spent = self.read = False
         self.single = True
+        self.number = 0
 
     def add(self, name: str, logits: Tensor, steps: int, timed: bool) -> None:
         """Take the logits of one call of a head.
@@ -87,6 +90,14 @@ class Forwards:
         records: Those since the last reset, all but the last of single time steps.
         compiled: Logits of forwards in compiled code, where records cannot hang on outputs.
         asleep: Whether hooks do nothing, as during a look.
+        resets: Whether ``reset_net`` tells where a sequence ends: whether the model has neurons
+            of SpikingJelly's.
+        used: Whether anything has ever used the logits.
+        count: Forwards so far.
+        last: The record of the last forward; ``trained`` whether it was in training mode.
+        evaluations: How often the model went from training to evaluation.
+        sentinel: A parameter of the model that tells, with its version, of updates.
+        updates: Updates seen so far while no loss used the heads; ``backwards`` likewise.
         said: Warnings given, each once.
     """
 
@@ -107,6 +118,16 @@ class Forwards:
     records: list[Record] = field(default_factory=list)
     compiled: Record | None = None
     asleep: bool = False
+    resets: bool = True
+    used: bool = False
+    count: int = 0
+    trained: bool = False
+    last: Record | None = None
+    evaluations: int = 0
+    sentinel: Any = None
+    version: int = -1
+    updates: int = 0
+    backwards: int = 0
     said: set[str] = field(default_factory=set)
 
     def reset(self) -> None:
@@ -114,6 +135,21 @@ class Forwards:
         self.records = []
         if self.current is None:
             self.compiled = None
+
+    @property
+    def ran(self) -> bool:
+        """Whether the model has run since it was wrapped."""
+        return self.count > 0
+
+    @property
+    def graded(self) -> bool:
+        """Whether its last forward ran with gradients."""
+        return self.last is not None and self.last.graded
+
+    @property
+    def trains(self) -> bool:
+        """Whether its last forward was one to train on."""
+        return self.graded and self.trained
 
     def keep(self, record: Record) -> None:
         """Take the record of a forward that has ended.
@@ -123,12 +159,24 @@ class Forwards:
         """
         if not record.logits:
             return
-        goes_on = record.single and not any(r.used or r.spent or not r.single for r in self.records)
+        goes_on = record.single and not any(self._ended(r) for r in self.records)
         self.records = [*self.records, record] if goes_on else [record]
+
+    def _ended(self, record: Record) -> bool:
+        """Whether what comes after a record is the beginning of something new."""
+        read = record.read and not self.resets
+        return record.used or record.spent or read or not record.single
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles start without logits: tensors inside a graph cannot be copied.
-        return {**vars(self), "current": None, "records": [], "compiled": None, "said": set()}
+        return {
+            **vars(self),
+            "current": None,
+            "records": [],
+            "compiled": None,
+            "last": None,
+            "sentinel": None,
+        }
 
 
 class _Join(torch.autograd.Function):

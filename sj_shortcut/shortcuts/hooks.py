@@ -8,7 +8,6 @@ finds it and DistributedDataParallel sees every parameter used.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeGuard
@@ -19,9 +18,9 @@ from torch import Tensor, nn
 from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.first_batch import look_if_needed
 from sj_shortcut.shortcuts.forwards import Forwards, Record, join
+from sj_shortcut.shortcuts.oversight import tell, watch_for_unused_heads
 from sj_shortcut.torch_model import (
     NO_DATA_PARALLEL,
-    ShortcutWarning,
     first_tensor,
     in_backward,
     lost_its_weights,
@@ -52,11 +51,17 @@ def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards
     if torch.compiler.is_compiling():
         forwards.current = Record(forwards, graded)
         return
+    if graded and model.training:
+        watch_for_unused_heads(model, forwards)
     if forwards.always_on or (graded and model.training):
         look_if_needed(model, args, kwargs, forwards)
     if forwards.records and not forwards.records[-1].single:
         forwards.records = []  # and with it its graph, before the next one is built
-    forwards.current = Record(forwards, graded)
+    forwards.count += 1
+    forwards.evaluations += forwards.trained and not model.training
+    forwards.trained = model.training
+    forwards.current = forwards.last = Record(forwards, graded)
+    forwards.current.number = forwards.count
 
 
 def after_point(
@@ -205,13 +210,12 @@ def _check_not_resharded(model: nn.Module, record: Record, forwards: Forwards) -
 
 def _check_backward_hooks(module: nn.Module, name: str, forwards: Forwards) -> None:
     """PyTorch lets full backward hooks wrap the output after all forward hooks: tell the user."""
-    if not (module._backward_hooks or module._backward_pre_hooks) or "hook" in forwards.said:
-        return
-    forwards.said.add("hook")
-    warnings.warn(
-        f"'{name}' has a full backward hook, as SpikingJelly's gradient monitors put on, and a "
-        "shortcut head: the hook does not see the part of the gradient that comes from the head. "
-        "Measure with sj_shortcut.GradientRecorder or gradient_flow, or by a hook on the tensor.",
-        ShortcutWarning,
-        stacklevel=3,
-    )
+    if module._backward_hooks or module._backward_pre_hooks:
+        tell(
+            forwards,
+            "backward hook",
+            f"'{name}' has a full backward hook, as SpikingJelly's gradient monitors put on, and a "
+            "shortcut head: the hook does not see the part of the gradient that comes from the "
+            "head. Measure with sj_shortcut.GradientRecorder or gradient_flow, or by a hook on the "
+            "tensor.",
+        )

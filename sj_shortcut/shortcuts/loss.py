@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
@@ -11,12 +10,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sj_shortcut.schedules.base import ConstantSchedule, ShortcutSchedule
-from sj_shortcut.schedules.handover import HandoverSchedule
-from sj_shortcut.shortcuts.access import find_wrapped, shortcut_branches, why_no_logits
-from sj_shortcut.shortcuts.branch import ShortcutBranch
+from sj_shortcut.schedules import ConstantSchedule, HandoverSchedule, ShortcutSchedule
+from sj_shortcut.shortcuts.access import find_wrapped, shortcut_branches
+from sj_shortcut.shortcuts.activation import activation_behind
+from sj_shortcut.shortcuts.forwards import Forwards
+from sj_shortcut.shortcuts.hooks import forwards_of, has_shortcuts
+from sj_shortcut.shortcuts.oversight import Oversight, tell
+from sj_shortcut.shortcuts.pairing import heads_behind
+from sj_shortcut.torch_model import did_you_mean
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["Criterion", "ShortcutLoss"]
+
+Criterion = Callable[[Tensor, Any], Tensor]
 
 
 class ShortcutLoss(nn.Module):
@@ -101,15 +106,18 @@ class ShortcutLoss(nn.Module):
             )
         if combine not in ("loss", "logits"):
             raise ValueError(f'combine must be "loss" or "logits", got {combine!r}.')
-        if combine == "logits" and isinstance(schedule, HandoverSchedule):
+        if combine == "logits" and schedule is not None and schedule.needs_losses:
             raise ValueError(
-                'HandoverSchedule compares the losses of the heads, and combine="logits" has none: '
-                'use combine="loss", or EvolutionarySchedule(epochs, finish=0.9).'
+                f"{type(schedule).__name__} compares the losses of the heads, and "
+                'combine="logits" has none: use combine="loss", or '
+                "EvolutionarySchedule(epochs, finish=0.9)."
             )
         if not isinstance(per_step, bool):
             raise TypeError(f"per_step must be True or False, got {per_step!r}.")
-        branches = shortcut_branches(self._root[0])
-        self.weights = _weights_by_name(weights, list(branches))
+        forwards = forwards_of(self._root[0])
+        self.weights = _weights_by_name(weights, forwards.names)
+        # Given in order of depth, they follow the heads if the first batch shows another order.
+        self._in_order = None if isinstance(weights, Mapping) else list(self.weights.values())
         self.criterion = criterion
         if schedule is None:
             schedule = HandoverSchedule() if combine == "loss" else ConstantSchedule(1.0)
@@ -117,51 +125,92 @@ class ShortcutLoss(nn.Module):
         self.combine = combine
         self.per_step = per_step
         self.parts: dict[str, Tensor] = {}
-        for branch in branches.values():
-            branch.per_step = per_step
+        forwards.per_step = per_step
+        self._oversight = Oversight(forwards)
+        self._activation: Callable[[Tensor], Tensor] | None = None
+        self._activation_known = False
 
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+    def forward(self, output: Tensor, target: Any) -> Tensor:
         """The loss of one batch.
 
         Args:
             output: The model's logits ``[N, K]``, averaged over time; ``[T, N, K]`` if per step.
-            target: What the criterion takes, ``[N]`` or ``[N, K]``.
+                The heads' logits of the forwards that it comes from are found behind it.
+            target: What the criterion takes.
 
         Returns:
             The total, as the criterion reduces it.
 
         Raises:
-            RuntimeError: If a head has no logits, with the reason.
+            RuntimeError: If no logits of this model's heads are behind the output, with the reason.
             ValueError: If shapes do not fit each other.
         """
         self._check_shapes(output, target)
         root = self._root[0]
         if not (root.training and torch.is_grad_enabled()):
-            total = main = self._task_loss(output, target)
-            self.parts = {"total": total.detach(), "main": main.detach()}
-            return total
+            return self._plain(output, target)
         branches = shortcut_branches(root)
-        self._check_still_fits(branches)
-        heads = {name: self._logits_of(branch, output) for name, branch in branches.items()}
+        forwards = forwards_of(root)
+        self._check_still_fits(forwards.names, forwards.per_step)
+        found = heads_behind(output, root, forwards)
+        if found is None:
+            return self._plain(output, target)
+        heads, records = found
+        forwards.used = True
+        for record in records:
+            record.used = True
+        used = self._used_weights(heads)
+        self._oversight.training(root, branches, records, used, self.schedule)
+        heads = self._like_output(output, {name: heads[name] for name in used})
         combined = self._sum_of_losses if self.combine == "loss" else self._loss_of_sum
-        total = combined(output, heads, self._used_weights(), target)
+        total = combined(output, heads, used, target)
         self.schedule.observe(self.parts)
         return total
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The schedule, so that ``state_dict()`` holds all that a training needs to go on."""
+        return {"schedule": self.schedule.state_dict()}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Take the schedule's state over; ``load_state_dict`` calls this."""
+        self.schedule.load_state_dict(state["schedule"])
 
     def extra_repr(self) -> str:
         """The options, for ``print``."""
         return f"schedule={self.schedule!r}, combine={self.combine!r}, per_step={self.per_step}"
 
-    def _used_weights(self) -> dict[str, float]:
+    def _plain(self, output: Tensor, target: Any) -> Tensor:
+        """The criterion alone, for validation and for outputs without gradients."""
+        total = main = self._task_loss(output, target)
+        self.parts = {"total": total.detach(), "main": main.detach()}
+        root = self._root[0]
+        if not root.training and total.requires_grad and has_shortcuts(root):
+            forwards = forwards_of(root)
+            total.register_hook(lambda grad: _tell_of_eval_mode(forwards))
+        return total
+
+    def _used_weights(self, heads: Mapping[str, Tensor]) -> dict[str, float]:
         """λ w_l by head. One of 0 is left out: 0 times a head's NaN would be NaN."""
         weights = {}
         for name, weight in self.weights.items():
-            if used := weight * _finite(self.schedule.coefficient_of(name)):
+            used = weight * _finite(self.schedule.coefficient_of(name))
+            if used and name in heads:
                 weights[name] = used
         return weights
 
+    def _like_output(self, output: Tensor, heads: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The heads' logits in the dtype of the output, and as log-probabilities where it is."""
+        if not self._activation_known:
+            self._activation = activation_behind(output, self.criterion)
+            self._activation_known = True
+        # Under autocast heads are in half precision, and their losses would be as well.
+        same = {name: logits.to(output.dtype) for name, logits in heads.items()}
+        if self._activation is None:
+            return same
+        return {name: self._activation(logits) for name, logits in same.items()}
+
     def _sum_of_losses(
-        self, output: Tensor, heads: dict[str, Tensor], used: dict[str, float], target: Tensor
+        self, output: Tensor, heads: dict[str, Tensor], used: dict[str, float], target: Any
     ) -> Tensor:
         main = total = self._task_loss(output, target)
         parts = {}
@@ -173,7 +222,7 @@ class ShortcutLoss(nn.Module):
         return total
 
     def _loss_of_sum(
-        self, output: Tensor, heads: dict[str, Tensor], used: dict[str, float], target: Tensor
+        self, output: Tensor, heads: dict[str, Tensor], used: dict[str, float], target: Any
     ) -> Tensor:
         logits = output
         for name, weight in used.items():
@@ -184,43 +233,33 @@ class ShortcutLoss(nn.Module):
         self.parts = {"total": total.detach(), "main": main}
         return total
 
-    def _task_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+    def _task_loss(self, logits: Tensor, target: Any) -> Tensor:
         if not self.per_step:
             return _tensor(self.criterion(logits, target))
         steps = [_tensor(self.criterion(step, target)) for step in logits]
         return torch.stack(steps).mean(0)
 
-    def _logits_of(self, branch: ShortcutBranch, output: Tensor) -> Tensor:
-        if branch.total is not None and not branch.joined:
-            branch.roll_back()  # the last time step failed midway, and was left out
-        logits = branch.step_logits if self.per_step else branch.logits
-        if logits is None:
-            raise RuntimeError(why_no_logits(branch))
-        branch.used = True
-        if logits.shape != output.shape:
-            raise ValueError(
-                f"the model's output is {tuple(output.shape)} but the head at '{branch.name}' gave "
-                f"{tuple(logits.shape)}: pass the output of the same forward, averaged over time "
-                "([N, K]; [T, N, K] with per_step=True), and the right num_classes= to "
-                "wrap_with_shortcuts."
-            )
-        # Under autocast heads are in half precision, and their losses would be as well.
-        return logits.to(output.dtype)
-
-    def _check_still_fits(self, branches: dict[str, ShortcutBranch]) -> None:
+    def _check_still_fits(self, names: list[str], per_step: bool) -> None:
         """A model may be wrapped anew, or get another loss, after this loss was made."""
-        if branches.keys() != self.weights.keys():
+        if set(names) != self.weights.keys():
             raise RuntimeError(
                 f"this ShortcutLoss was made for heads at {', '.join(self.weights)}, but the model "
-                f"has them at {', '.join(branches)} now: make a new ShortcutLoss."
+                f"has them at {', '.join(names)} now: make a new ShortcutLoss."
             )
-        if self.per_step and not all(branch.per_step for branch in branches.values()):
+        if list(self.weights) != names:
+            values = self._in_order
+            if values is None:
+                self.weights = {name: self.weights[name] for name in names}
+            else:
+                self.weights = dict(zip(names, values, strict=True))
+        if self.per_step != per_step:
             raise RuntimeError(
-                "another ShortcutLoss with per_step=False was made for this model after this one "
-                "with per_step=True, so its heads keep no logits per step: make this one last."
+                f"another ShortcutLoss with per_step={per_step} was made for this model after this "
+                f"one with per_step={self.per_step}, so its heads keep no logits "
+                f"{'per step' if self.per_step else 'averaged over time'}: make this one last."
             )
 
-    def _check_shapes(self, output: Tensor, target: Tensor) -> None:
+    def _check_shapes(self, output: Tensor, target: Any) -> None:
         if not isinstance(output, Tensor):
             raise TypeError(
                 f"output must be the model's logits as a tensor, got {type(output).__name__}."
@@ -235,14 +274,38 @@ class ShortcutLoss(nn.Module):
                 f"output must be logits [N, K], got {tuple(output.shape)}: average over time "
                 "first, as in model(x).mean(0), or set per_step=True."
             )
-        if not isinstance(target, Tensor):
-            raise TypeError(f"target must be a tensor, got {type(target).__name__}.")
+        if not isinstance(self.criterion, _OF_CLASSES) or not isinstance(target, Tensor):
+            return  # what a criterion of the user's takes is between the two
         batch, classes = output.shape[-2:]
         if tuple(target.shape) not in ((batch,), (batch, classes)):
             raise ValueError(
                 f"target has shape {tuple(target.shape)}; for logits of {batch} samples and "
                 f"{classes} classes it must be ({batch},) or ({batch}, {classes})."
             )
+
+
+# Criteria of PyTorch's that would take, or broadcast, targets of a wrong shape.
+_OF_CLASSES = (
+    nn.CrossEntropyLoss,
+    nn.NLLLoss,
+    nn.MSELoss,
+    nn.L1Loss,
+    nn.SmoothL1Loss,
+    nn.BCELoss,
+    nn.BCEWithLogitsLoss,
+    nn.KLDivLoss,
+    nn.MultiMarginLoss,
+)
+
+
+def _tell_of_eval_mode(forwards: Forwards) -> None:
+    tell(
+        forwards,
+        "eval mode",
+        "a ShortcutLoss taken in eval mode was differentiated: it is the plain criterion there, "
+        "and the shortcut heads had no part in it. Call model.train() before the forward; to keep "
+        "batch norms or dropout still, put only these in eval mode.",
+    )
 
 
 def _tensor(loss: Any) -> Tensor:
@@ -284,8 +347,7 @@ def _weights_by_name(
         weights = dict(zip(names, values, strict=True))
     for name, weight in weights.items():
         if name not in names:
-            near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-            hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+            hint = did_you_mean(name, names)
             raise ValueError(f"weights names no head '{name}'.{hint} Heads: {', '.join(names)}.")
         if isinstance(weight, bool) or not isinstance(weight, Real):
             raise TypeError(f"the weight of '{name}' must be a number, got {weight!r}.")

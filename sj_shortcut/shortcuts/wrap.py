@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from sj_shortcut.neurons import forget_reset_cache, is_spiking_neuron, set_backend
+from sj_shortcut.neurons.modes_of_heads import has_memory
 from sj_shortcut.places import (
     At,
     LayoutArgument,
@@ -118,6 +119,7 @@ def wrap_with_shortcuts(
         layout=layout,
         neuron_types=neuron_types,
         num_classes=None if num_classes is not None else classes,
+        resets=any(has_memory(module) for module in model.modules()),
     )
     likeness = Likeness(model, neuron_types)
     with untouched_rng():
@@ -130,9 +132,7 @@ def wrap_with_shortcuts(
         for tap in taps:
             tap.attach()
         _know(forwards, taps, look, example_input)
-        model.register_forward_pre_hook(
-            partial(before_model, forwards=forwards), with_kwargs=True
-        )
+        model.register_forward_pre_hook(partial(before_model, forwards=forwards), with_kwargs=True)
         model.register_forward_hook(partial(after_model, forwards=forwards))
         forget_reset_cache(model)
         if backend is not None:

@@ -1,0 +1,243 @@
+"""Notice slips that would make heads useless without any error, and say so once.
+
+Nothing here waits for the device in a training step, but where a slip is likely already.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from sj_shortcut.schedules import ShortcutSchedule
+from sj_shortcut.shortcuts.branch import ShortcutBranch
+from sj_shortcut.shortcuts.forwards import Forwards, Record
+from sj_shortcut.torch_model import ShortcutWarning
+
+__all__ = ["Oversight", "tell", "watch_for_unused_heads"]
+
+# Losses of training after which heads that stay where they are are looked at.
+_FIRST_LOOK = 4
+_NEVER_RAN = 10
+_ONE_BATCH_EPOCHS = 5
+_EVALUATIONS = 3
+# Updates of the model, or backward passes, after which heads that no loss uses are told of.
+_UPDATES, _BACKWARDS = 5, 30
+
+
+def tell(forwards: Forwards, key: str, message: str) -> None:
+    """Warn once a model and kind of slip."""
+    if key in forwards.said:
+        return
+    forwards.said.add(key)
+    warnings.warn(message, ShortcutWarning, stacklevel=5)
+
+
+class Oversight:
+    """Watches the training calls of one loss.
+
+    Args:
+        forwards: What the heads know of the model's forward passes.
+        schedule: The loss's schedule.
+    """
+
+    def __init__(self, forwards: Forwards) -> None:
+        self._forwards = forwards
+        self._calls = 0
+        self._never_ran: set[str] | None = None
+        self._epoch: float | None = None
+        self._evaluations = forwards.evaluations
+        self._since_step = self._short_epochs = 0
+        self._movement: _Movement | None = None
+        self._held = False
+
+    def training(
+        self,
+        root: nn.Module,
+        branches: Mapping[str, ShortcutBranch],
+        records: Iterable[Record],
+        used: Mapping[str, float],
+        schedule: ShortcutSchedule,
+    ) -> None:
+        """Look at one training call, before its loss is computed.
+
+        Args:
+            root: The wrapped model.
+            branches: The heads by name.
+            records: The forwards of this call.
+            used: The heads whose weight is not 0.
+            schedule: Where the loss's schedule stands.
+        """
+        self._calls += 1
+        if self._calls == 1:
+            self._frozen(branches)
+        self._resting(branches, records)
+        self._optimizer(root, branches, used)
+        self._schedule(schedule)
+
+    def _frozen(self, branches: Mapping[str, ShortcutBranch]) -> None:
+        for name, branch in branches.items():
+            own = list(branch.parameters())
+            if own and not any(parameter.requires_grad for parameter in own):
+                tell(
+                    self._forwards,
+                    "frozen",
+                    f"the shortcut head at '{name}' is frozen: none of its parameters requires a "
+                    "gradient, so it will not learn the classes. Let them train: for p in "
+                    "shortcut_parameters(model): p.requires_grad_(True), before the optimizer is "
+                    "built.",
+                )
+
+    def _resting(self, branches: Mapping[str, ShortcutBranch], records: Iterable[Record]) -> None:
+        for record in records:
+            for name in record.asleep:
+                tell(
+                    self._forwards,
+                    f"asleep {name}",
+                    f"the shortcut head at '{name}' had no part in this loss: its module was in "
+                    "eval mode in the forward, while the model trains. Heads run where their "
+                    "module trains: call train() on it, or choose other points with at=.",
+                )
+            if self._never_ran is None:
+                self._never_ran = set(branches)
+            self._never_ran -= record.logits.keys()
+        if self._calls == _NEVER_RAN and self._never_ran:
+            name = min(self._never_ran)
+            tell(
+                self._forwards,
+                "never ran",
+                f"the shortcut head at '{name}' has not run in {_NEVER_RAN} training steps: its "
+                "module is never called in training, or around its hooks. Choose another point.",
+            )
+
+    def _optimizer(
+        self,
+        root: nn.Module,
+        branches: Mapping[str, ShortcutBranch],
+        used: Mapping[str, float],
+    ) -> None:
+        if self._held:
+            return
+        if self._movement is None:
+            self._movement = _Movement(root, [branches[name] for name in used if name in branches])
+            self._begun = self._calls
+            return
+        calls = self._calls - self._begun
+        if calls < _FIRST_LOOK or calls & (calls - 1):  # powers of two, ever more rarely
+            return
+        verdict = self._movement.heads_left_behind()
+        self._held = verdict is not None
+        if verdict:
+            tell(
+                self._forwards,
+                "optimizer",
+                "the optimizer does not hold the shortcut heads: the model's parameters change, "
+                "those of the heads do not. Build the optimizer after wrap_with_shortcuts, or add "
+                'them: optimizer.add_param_group({"params": list(shortcut_parameters(model))}).',
+            )
+
+    def _schedule(self, schedule: ShortcutSchedule) -> None:
+        forwards = self._forwards
+        evaluations = forwards.evaluations - self._evaluations
+        if schedule.last_epoch != self._epoch:
+            whole = self._epoch is not None and schedule.last_epoch - self._epoch >= 1
+            short = whole and self._since_step == 1 and evaluations == 0
+            self._short_epochs = self._short_epochs + 1 if short else 0
+            self._epoch, self._evaluations = schedule.last_epoch, forwards.evaluations
+            self._since_step = 0
+        self._since_step += 1
+        if self._short_epochs >= _ONE_BATCH_EPOCHS and schedule.needs_steps:
+            tell(
+                forwards,
+                "per batch",
+                "the schedule was stepped after each single batch: schedule.step() moves λ on by "
+                "an epoch. Call it once an epoch, or step(epoch + batch / batches) to follow the "
+                "training within one. (If your epochs are of one batch, all is well.)",
+            )
+        if evaluations >= _EVALUATIONS and schedule.needs_steps and schedule.last_epoch == 0:
+            tell(
+                forwards,
+                "never stepped",
+                f"the model was evaluated {evaluations} times, but the schedule was never stepped, "
+                "so λ stays where it began: call criterion.schedule.step() after each epoch. (If "
+                "you evaluate several times an epoch, all is well.)",
+            )
+
+
+class _Movement:
+    """Whether an optimizer moves the heads, by one small parameter of each and one of the model.
+
+    Versions tell for nothing; only where they suggest a slip are values compared, as there are
+    optimizers that write around them.
+    """
+
+    def __init__(self, root: nn.Module, branches: list[ShortcutBranch]) -> None:
+        heads = [_smallest(branch.parameters()) for branch in branches]
+        in_heads = {
+            id(p) for m in root.modules() if isinstance(m, ShortcutBranch) for p in m.parameters()
+        }
+        body = _smallest(p for p in root.parameters() if id(p) not in in_heads)
+        self.heads = [_Kept(p) for p in heads if p is not None]
+        self.body = None if body is None else _Kept(body)
+
+    def heads_left_behind(self) -> bool | None:
+        """True if the model moves and no head does; False if all is well; None if not known."""
+        if not self.heads or self.body is None:
+            return False
+        if any(head.version_moved() for head in self.heads):
+            return False
+        if not self.body.moved():
+            return None
+        return not any(head.moved() for head in self.heads)
+
+
+class _Kept:
+    """A parameter as it was."""
+
+    def __init__(self, parameter: nn.Parameter) -> None:
+        self.parameter = parameter
+        self.version = parameter._version
+        self.value = parameter.detach().clone()
+
+    def version_moved(self) -> bool:
+        return self.parameter._version != self.version
+
+    def moved(self) -> bool:
+        same_place = self.parameter.device == self.value.device
+        return not (same_place and torch.equal(self.parameter.detach(), self.value))
+
+
+def _smallest(parameters: Iterable[nn.Parameter]) -> nn.Parameter | None:
+    trained = [p for p in parameters if p.requires_grad and not hasattr(p, "full_tensor")]
+    return min(trained, key=Tensor.numel, default=None)
+
+
+def watch_for_unused_heads(root: nn.Module, forwards: Forwards) -> None:
+    """Before a training forward: tell where the model is trained by a loss that uses no head."""
+    if forwards.used or "unused" in forwards.said:
+        return
+    if forwards.sentinel is None:
+        in_heads = {
+            id(p) for m in root.modules() if isinstance(m, ShortcutBranch) for p in m.parameters()
+        }
+        own = (p for p in root.parameters() if p.requires_grad and id(p) not in in_heads)
+        forwards.sentinel = next(own, None)
+        if forwards.sentinel is None:
+            return
+    last = forwards.last
+    if last is not None and last.spent and last.logits:
+        forwards.backwards += 1
+    if forwards.sentinel._version != forwards.version:
+        forwards.version = forwards.sentinel._version
+        forwards.updates += 1
+    # The first version seen is no update.
+    if forwards.updates > _UPDATES or forwards.backwards >= _BACKWARDS:
+        tell(
+            forwards,
+            "unused",
+            "the model has shortcut heads, but no loss has used them: they cost time and train "
+            "nothing. Take ShortcutLoss(model, criterion) instead of the criterion, or "
+            "remove_shortcuts(model).",
+        )

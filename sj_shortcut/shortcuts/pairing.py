@@ -1,0 +1,202 @@
+"""Find the heads' logits that belong to an output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sj_shortcut.shortcuts.forwards import Forwards, Record, records_behind
+
+__all__ = ["gathered", "heads_behind", "why_no_heads"]
+
+
+def heads_behind(
+    output: Tensor, root: nn.Module, forwards: Forwards
+) -> tuple[dict[str, Tensor], list[Record]] | None:
+    """The heads' logits of the forwards that an output comes from.
+
+    Args:
+        output: ``[N, K]``, or ``[T, N, K]`` where heads keep time steps apart. It may be a mean
+            or sum over forwards of one time step, or several forwards behind each other.
+        root: The wrapped model.
+        forwards: What its heads know of its forward passes.
+
+    Returns:
+        By name ``[N, K]`` or ``[T, N, K]``, and the records they are from; ``None`` for an output
+        that was computed without gradients.
+
+    Raises:
+        RuntimeError: If there are none, or they belong to another model, with the reason.
+        ValueError: If their sizes do not fit the output.
+    """
+    if not output.requires_grad:
+        if forwards.trains:
+            raise RuntimeError(
+                "the output has no graph, though the model's last forward had one: it was "
+                "detached, or went through NumPy, and neither it nor the heads could learn. Give "
+                "the loss the output as the model gave it."
+            )
+        return None
+    found, passed = records_behind(output)
+    records = [record for record, _ in found]
+    if any(record.forwards is not forwards for record in records):
+        raise RuntimeError(
+            "this output comes from another wrapped model (or a copy) than the one that this "
+            "ShortcutLoss was made for: make a ShortcutLoss for each model."
+        )
+    if not records and forwards.compiled is not None:
+        if any(logits.grad_fn in passed for logits in forwards.compiled.all_logits()):
+            records, forwards.compiled = [forwards.compiled], None
+    if not records:
+        raise RuntimeError(_why_no_record(root, forwards))
+    _check_way(found, forwards)
+    logits = _fitted(output, records, forwards)
+    if not logits:
+        raise RuntimeError(why_no_heads(root, forwards, records))
+    return logits, records
+
+
+def gathered(
+    records: Sequence[Record], names: Iterable[str], *, per_step: bool
+) -> dict[str, Tensor]:
+    """Logits of several forwards that are time steps of each other.
+
+    Args:
+        records: The forwards, in the order of time.
+        names: The heads wanted; those that did not run are left out.
+        per_step: Whether to keep time steps apart, ``[T, N, K]``, or to average, ``[N, K]``.
+
+    Raises:
+        RuntimeError: If the batch size changed from one to the next.
+    """
+    found = {}
+    for name in names:
+        pieces = [(x, t) for r in records for x, t in zip(*_calls(r, name), strict=True)]
+        if not pieces:
+            continue
+        sizes = {x.shape[-2] for x, _ in pieces}
+        if len(sizes) > 1:  # which would add up if one of them is 1
+            raise RuntimeError(
+                f"the batch size at '{name}' changed between time steps, which gather until "
+                f"functional.reset_net(model) or a loss ({' and '.join(map(str, sorted(sizes)))} "
+                "samples): reset the model before a new batch."
+            )
+        found[name] = _in_time([(x, t) for x, t in pieces], per_step)
+    return found
+
+
+def _calls(record: Record, name: str) -> tuple[list[Tensor], list[int]]:
+    return record.logits.get(name, []), record.steps.get(name, [])
+
+
+def _in_time(pieces: list[tuple[Tensor, int]], per_step: bool) -> Tensor:
+    """One tensor of the logits of several calls."""
+    split = pieces[0][0].ndim == 3
+    if split:
+        steps = pieces[0][0] if len(pieces) == 1 else torch.cat([x for x, _ in pieces])
+        return steps if per_step else steps.mean(0)
+    if len(pieces) == 1:
+        return pieces[0][0]
+    weights = {t for _, t in pieces}
+    if len(weights) == 1:
+        return torch.stack([x for x, _ in pieces]).mean(0)
+    return torch.stack([x * t for x, t in pieces]).sum(0) / sum(t for _, t in pieces)
+
+
+def _fitted(output: Tensor, records: list[Record], forwards: Forwards) -> dict[str, Tensor]:
+    """Logits of the size of the output: time steps averaged, or batches behind each other."""
+    per_step, samples = forwards.per_step, output.shape[-2]
+    ran = [record for record in records if record.logits]
+    rows = [record.all_logits()[0].shape[-2] for record in ran]
+    if all(size == samples for size in rows):
+        ordered = sorted(ran, key=lambda record: record.number)
+        logits = gathered(ordered, forwards.names, per_step=per_step)
+    elif sum(rows) == samples:
+        each = [gathered([record], forwards.names, per_step=per_step) for record in ran]
+        names = [name for name in forwards.names if all(name in one for one in each)]
+        logits = {name: torch.cat([one[name] for one in each], -2) for name in names}
+    else:
+        raise ValueError(
+            f"the output has {samples} samples, but the forward"
+            f"{'s' * (len(rows) > 1)} that it comes from gave the heads "
+            f"{' and '.join(map(str, rows))}: pass the whole output, as the model gave it."
+            + _hint_of_time(samples, rows)
+        )
+    for name, values in logits.items():
+        if values.shape[-1] != output.shape[-1]:
+            raise ValueError(
+                f"the model's output is {tuple(output.shape)} but the head at '{name}' gave "
+                f"{tuple(values.shape)}: pass the output of the same forward, averaged over time "
+                "([N, K]; [T, N, K] with per_step=True), and the right num_classes= to "
+                "wrap_with_shortcuts."
+            )
+    return logits
+
+
+def _hint_of_time(samples: int, rows: list[int]) -> str:
+    if rows and rows[0] > samples and rows[0] % samples == 0:
+        steps = rows[0] // samples
+        return f' If these are {steps} time steps folded into the batch: layout="({steps}N)C...".'
+    return ""
+
+
+def _check_way(found: list[tuple[Record, int]], forwards: Forwards) -> None:
+    """A head must sit upstream of the output that the loss is given."""
+    for record, index in found:
+        if index >= len(forwards.reach):
+            continue
+        aside = [name for name in record.logits if name not in forwards.reach[index]]
+        if aside:
+            raise RuntimeError(
+                f"the output that this loss was given (number {index} of those that the model "
+                f"returns) does not depend on '{aside[0]}', where a shortcut head sits: choose "
+                "points on the way to it with at=, or give the loss the output that they lead to."
+            )
+
+
+def _why_no_record(root: nn.Module, forwards: Forwards) -> str:
+    """Why an output with a graph does not lead back to a forward with heads."""
+    if forwards.ran and not forwards.graded:
+        return (
+            "the model's last forward ran without gradients, and this output has them: either it "
+            "is not the model's output, or the model ran under torch.utils.checkpoint with "
+            "use_reentrant=True, where heads would train nothing: pass use_reentrant=False."
+        )
+    if forwards.ran and not forwards.trained:
+        return (
+            "the model was in eval mode in its last forward, where shortcut heads rest, but the "
+            "loss is taken in training mode: call model.train() before the forward."
+        )
+    return (
+        f"this output does not come from a forward pass of the wrapped {type(root).__name__}: it "
+        "is another model's, it was detached and computed with again, or the model was called "
+        "around its hooks (model.forward(x) instead of model(x), SpikingJelly's "
+        "to_functional_forward). Give the loss the output of model(x)."
+    )
+
+
+def why_no_heads(
+    root: nn.Module, forwards: Forwards, records: Sequence[Record] | None = None
+) -> str:
+    """Explain to a user why no head has logits after a forward pass."""
+    known = forwards.last if records is None else records[-1]
+    if known is not None and known.blocked:
+        return (
+            f"the shortcut head at '{known.blocked[0]}' ran without gradients inside a model that "
+            "has them, as under torch.utils.checkpoint with use_reentrant=True or torch.no_grad, "
+            "and would train nothing below it: pass use_reentrant=False, or tap outside of it."
+        )
+    if known is not None and known.asleep:
+        return (
+            f"the shortcut heads rest, as '{known.asleep[0]}' was in eval mode in the forward "
+            "pass: call train() on the model, or read logits inside shortcuts_enabled(model)."
+        )
+    return (
+        f"the shortcut heads at {', '.join(map(repr, forwards.names))} have no logits: their "
+        "points were not reached by a forward pass since the last reset_net. Heads run in training "
+        "mode with gradients on (in eval mode inside shortcuts_enabled(model)); what calls a "
+        "module's forward around its hooks leaves them out, such as SpikingJelly's "
+        "to_functional_forward, and its memopt if it came after wrap_with_shortcuts."
+    )

@@ -6,7 +6,7 @@ Spiking Neural Networks" (NeurIPS 2024, arXiv 2401.04486).
 
 from typing import TYPE_CHECKING, Any
 
-from sj_shortcut.gradients.recorder import (
+from sj_shortcut.gradients import (
     GradientRecorder,
     every_steps,
     gradient_flow,

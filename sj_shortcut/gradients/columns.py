@@ -19,15 +19,16 @@ __all__ = [
     "by_depth",
     "check_tags",
     "depth_of",
-    "is_logarithmic",
     "label_of",
     "make_frame",
     "names_of",
     "run_columns",
+    "scale_of",
     "why_missing",
 ]
 
 Row = dict[str, Any]
+Scale = Literal["linear", "log"]
 Kind = Literal["run", "place", "fact", "weights", "spikes", "batches", "sources"]
 
 NAN = float("nan")
@@ -57,7 +58,7 @@ class Column:
     name: str
     kind: Kind
     label: str = ""
-    scale: Literal["linear", "log"] = "linear"
+    scale: Scale = "linear"
     missing: str = ""
     always: bool = True
     per_loss: bool = False
@@ -174,9 +175,9 @@ def label_of(name: str) -> str:
     return (known.label if known else "") or name.replace("_", " ")
 
 
-def is_logarithmic(name: str) -> bool:
-    """Whether a column is best drawn on a logarithmic scale."""
-    return name in COLUMNS and COLUMNS[name].scale == "log"
+def scale_of(name: str, otherwise: Scale) -> Scale:
+    """On which scale a column is best drawn, and ``otherwise`` for one that is not ours."""
+    return COLUMNS[name].scale if name in COLUMNS else otherwise
 
 
 def why_missing(name: str) -> str:

@@ -6,10 +6,9 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from sj_shortcut.gradients.calls import Call, Noted
 from sj_shortcut.gradients.columns import COLUMNS, Row
 from sj_shortcut.gradients.fetcher import Fetcher
-from sj_shortcut.gradients.spikes import SPIKE_MEASURES
+from sj_shortcut.gradients.spikes import SPIKE_MEASURES, Call, Noted
 
 __all__ = ["ask_for", "firing_rows"]
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sj_shortcut.gradients.calls import Call, Noted
-from sj_shortcut.gradients.spikes import SPIKE_MEASURES, Potentials, SpikeMeasure
+from sj_shortcut.gradients.spikes import SPIKE_MEASURES, Call, Noted, Potentials, SpikeMeasure
 from sj_shortcut.gradients.weights import WeightLayer
 from sj_shortcut.neurons.backend import is_spiking_neuron
 from sj_shortcut.neurons.surrogates import AliveCounter

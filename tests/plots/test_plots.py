@@ -493,7 +493,7 @@ def test_importing_the_package_does_not_import_matplotlib() -> None:
 
 
 def test_plots_read_frames_without_torch() -> None:
-    assert "torch" not in vars(sys.modules["sj_shortcut.plots.plots"])
+    assert "torch" not in vars(sys.modules["sj_shortcut.plots.lines"])
 
 
 def test_plots_are_exported() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from sj_shortcut.gradients.columns import Row
 from sj_shortcut.torch_model.norms import joint_norm
 
-__all__ = ["GradientSums", "batch_columns", "over_batches"]
+__all__ = ["OVER_BATCHES", "GradientSums", "batch_columns", "over_batches"]
 
 # Of 1000 draws of random directions, one has a mean pairwise cosine above this many of its
 # standard deviations.
@@ -60,12 +60,12 @@ class GradientSums:
 
 
 # What is computed over several batches, by the column that it fills.
-_OVER_BATCHES: dict[str, Callable[[GradientSums], float]] = {}
+OVER_BATCHES: dict[str, Callable[[GradientSums], float]] = {}
 
 
 def over_batches(function: Callable[[GradientSums], float]) -> Callable[[GradientSums], float]:
     """Let a function fill the column of its name."""
-    _OVER_BATCHES[function.__name__] = function
+    OVER_BATCHES[function.__name__] = function
     return function
 
 
@@ -73,7 +73,7 @@ def batch_columns(sums: GradientSums) -> Row:
     """The columns over several batches; none where there is but one."""
     if sums.batches < 2:
         return {}
-    return {name: function(sums) for name, function in _OVER_BATCHES.items()}
+    return {name: function(sums) for name, function in OVER_BATCHES.items()}
 
 
 @over_batches

@@ -14,6 +14,8 @@ from sj_shortcut.gradients.fetcher import Fetcher
 from sj_shortcut.torch_model.norms import joint_norm
 
 __all__ = [
+    "DERIVED",
+    "REDUCTIONS",
     "LayerGradient",
     "WeightLayer",
     "WeightMeasure",

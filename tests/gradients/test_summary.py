@@ -1,14 +1,11 @@
-import io
 import math
-import pickle
-from collections.abc import Callable
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from sj_shortcut import summarize
-from sj_shortcut.gradients.columns import make_frame
+from sj_shortcut import (
+    summarize,
+)
 
 
 def frame(norms: list[float], **columns: object) -> pd.DataFrame:
@@ -136,115 +133,3 @@ def test_errors() -> None:
         summarize(frame([1.0]), by="method")
     with pytest.raises(ValueError, match="frame is empty"):
         summarize(frame([]))
-
-
-# Columns that a user adds.
-
-
-def measured(run: str, norms: tuple[float, ...] = (1e-3, 1e-2, 1e-1)) -> pd.DataFrame:
-    """A frame that knows its tags, as those of a measurement do."""
-    return make_frame(
-        [
-            {"run": run, "layer": f"conv{i}", "depth": i + 1, "weight_grad_norm": norm}
-            for i, norm in enumerate(norms)
-        ],
-        ["run"],
-    )
-
-
-def forget_tags(frame: pd.DataFrame) -> pd.DataFrame:
-    """What a CSV file does."""
-    return pd.read_csv(io.StringIO(frame.to_csv(index=False)))
-
-
-def keep(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame
-
-
-@pytest.mark.parametrize("kept", [keep, forget_tags])
-def test_a_computed_column_does_not_split_a_run(kept: Callable[..., pd.DataFrame]) -> None:
-    frame = kept(measured("a"))
-    frame["relative"] = frame.weight_grad_norm / frame.weight_grad_norm.max()
-    row = summarize(frame).iloc[0]
-    assert len(summarize(frame)) == 1
-    assert (row.run, row.layers) == ("a", 3)
-    assert "relative" not in row
-
-
-@pytest.mark.parametrize("kept", [keep, forget_tags])
-@pytest.mark.parametrize("tags", [["run"], ["run", "epoch"]])
-def test_runs_put_together_stay_apart(kept: Callable[..., pd.DataFrame], tags: list[str]) -> None:
-    many = [
-        measured(run, (norm, 1.0)).assign(epoch=epoch) if "epoch" in tags else measured(run)
-        for run in "abc"
-        for epoch, norm in ((0, 0.1), (1, 0.2))[: len(tags)]
-    ]
-    frame = kept(pd.concat(many))
-    frame["relative"] = frame.weight_grad_norm * np.arange(len(frame))
-    frame["large"] = frame.weight_grad_norm >= frame.weight_grad_norm.quantile(0.4)
-    rows = summarize(frame)
-    assert len(rows) == len(many)
-    assert rows.columns[: len(tags) + 1].tolist() == [*tags, "layers"]
-
-
-def test_runs_of_other_models_stay_apart() -> None:
-    other = measured("b").replace({"layer": {"conv0": "stem", "conv1": "body", "conv2": "fc"}})
-    both = pd.concat([measured("a"), other])
-    for rows in (both, forget_tags(both)):
-        assert summarize(rows).run.tolist() == ["a", "b"]
-
-
-def test_time_steps_and_sources_are_no_runs() -> None:
-    frame = pd.concat([measured("a").assign(source=s, t=t) for s in ("main", "x") for t in (0, 1)])
-    frame["relative"] = range(len(frame))
-    assert summarize(frame)[["run", "source"]].to_numpy().tolist() == [["a", "main"], ["a", "x"]]
-
-
-# How it is shown.
-
-
-def shown() -> pd.DataFrame:
-    norms = [0.0, *(10.0 ** (i - 29) for i in range(29))]
-    frames = [
-        frame(norms, coherence=0.01, coherence_floor=0.02).assign(run=run, epoch=epoch)
-        for run in ("vanilla", "shortcuts")
-        for epoch in (0, 10)
-    ]
-    return summarize(pd.concat(frames))
-
-
-def test_a_print_shows_the_verdict_whole_in_80_columns() -> None:
-    summary = shown()
-    for text in (str(summary), repr(summary)):
-        assert max(map(len, text.splitlines())) <= 80
-        flat = " ".join(text.split())
-        for row in summary.itertuples():
-            assert row.verdict in flat
-            assert row.incoherent_layers in flat
-        assert flat.count("dead: 1 of 30 layers get no gradient") == 4
-        assert "..." not in text and "run" in text and "effective_depth" in text
-
-
-def test_a_notebook_shows_the_verdict_whole() -> None:
-    summary = shown()
-    page = summary._repr_html_()
-    assert page.count(summary.verdict[0]) == 4
-    assert "..." not in page
-    with pd.option_context("display.notebook_repr_html", False):
-        assert summary._repr_html_() is None
-
-
-def test_many_runs_are_shown_as_pandas_shows_many_rows() -> None:
-    summary = summarize(pd.concat([frame([1e-3, 1.0]).assign(step=step) for step in range(200)]))
-    text = repr(summary)
-    assert text.count("vanishing") == pd.get_option("display.min_rows")
-    assert "200 rows" in text
-
-
-def test_a_part_of_a_summary_is_shown_too() -> None:
-    summary = shown()
-    assert summary.verdict[1] in " ".join(repr(summary[summary.epoch == 10]).split())
-    assert repr(summary[["run", "dead"]]) == repr(pd.DataFrame(summary[["run", "dead"]]))
-    assert repr(summary[:0]).startswith("Empty DataFrame")
-    assert isinstance(summary, pd.DataFrame)
-    pd.testing.assert_frame_equal(pickle.loads(pickle.dumps(summary)), summary)

@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from sj_shortcut.gradients.spikes import SPIKE_MEASURES, Call, Noted, Potentials, SpikeMeasure
 from sj_shortcut.gradients.weights import WeightLayer
-from sj_shortcut.neurons.backend import is_spiking_neuron
+from sj_shortcut.neurons.families import is_spiking_neuron
+from sj_shortcut.neurons.fused import potentials_of
 from sj_shortcut.neurons.surrogates import AliveCounter
 from sj_shortcut.places.example_pass import first_tensor
 from sj_shortcut.places.read_modules import WEIGHT_LAYERS
@@ -25,18 +26,6 @@ from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.torch_model.backward import backward_task, in_backward
 
 __all__ = ["Tracer"]
-
-# SpikingJelly 2.0.0 runs its common neurons as one operator that calls no surrogate function, but
-# gives out the membrane potentials before firing: namespace -> position among the outputs.
-_FUSED_NEURONS = {
-    "sj_eif": 2,
-    "sj_if": 2,
-    "sj_ilif": 2,
-    "sj_izhikevich": 3,
-    "sj_lif": 2,
-    "sj_plif": 2,
-    "sj_qif": 2,
-}
 
 
 class Tracer:
@@ -266,17 +255,11 @@ class _Running(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        namespace = getattr(func, "namespace", "")
-        if namespace in _FUSED_NEURONS and func.__name__.startswith("forward"):
-            self._note_fused(namespace, output)
+        x = potentials_of(func, output, self.module)
+        if x is not None:
+            surrogate: Any = self.module.surrogate_function
+            self.tracer.note_potentials(self.call, x, surrogate, overwrite=True)
         return output
-
-    def _note_fused(self, namespace: str, outputs: tuple[Tensor, ...]) -> None:
-        module: Any = self.module
-        charged = outputs[_FUSED_NEURONS[namespace]].detach()
-        threshold = module.v_threshold
-        x = charged / threshold if namespace == "sj_ilif" else charged - threshold
-        self.tracer.note_potentials(self.call, x, module.surrogate_function, overwrite=True)
 
 
 def _without_heads(model: nn.Module | None) -> Iterable[tuple[str, nn.Module]]:

@@ -6,6 +6,8 @@ import torch
 from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
 
+__all__ = ["AliveCounter", "surrogate_derivative"]
+
 # Their derivative falls with the distance from the threshold, on both sides alike.
 _FALLING = (
     "ATan",

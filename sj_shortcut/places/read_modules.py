@@ -13,7 +13,7 @@ from typing import Any
 from spikingjelly.activation_based import base, layer
 from torch import nn
 
-from sj_shortcut.neurons.backend import is_spiking_neuron
+from sj_shortcut.neurons.families import is_spiking_neuron
 from sj_shortcut.places.example_pass import Sighting
 
 WEIGHT_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from sj_shortcut.schedules.base import ShortcutSchedule, _epoch, _not_negative
+from sj_shortcut.schedules.base import ShortcutSchedule
+from sj_shortcut.schedules.numbers import epoch_number, not_negative_number
 from sj_shortcut.torch_model.norms import wide_dtype
+from sj_shortcut.torch_model.ranks import gather_objects, rank
+from sj_shortcut.torch_model.warnings import ShortcutWarning
+
+__all__ = ["HandoverSchedule"]
+
+_Number = TypeVar("_Number", int, float)
 
 
 class HandoverSchedule(ShortcutSchedule):
@@ -28,7 +35,10 @@ class HandoverSchedule(ShortcutSchedule):
     paper's; ``analysis/results/ablation`` compares it with others.
 
     ``step()`` decides at the end of each whole epoch, also if it is called within epochs. In
-    between, each batch costs two small additions on the device of the loss, and no waiting for it.
+    between, each batch costs a few operations on as many numbers as there are heads, on the device
+    of the loss, and no waiting for it. A batch with a loss that is not finite is left out of all
+    means, and the decision warns of it.
+
     In distributed training the means are those over all ranks, so all have the same λ: call
     ``step()`` on all of them. Epochs that a checkpoint interrupts go on where they were; on
     several ranks with the means of the one that saved it.
@@ -54,17 +64,23 @@ class HandoverSchedule(ShortcutSchedule):
         0.25
     """
 
+    needs_losses: ClassVar[bool] = True
+
+    # Not in the state: the sums of batches not added to `sums` yet, so as not to wait for them.
+    # Behind the losses come the numbers of batches that count and of all.
+    _unsaved: ClassVar[tuple[str, ...]] = (*ShortcutSchedule._unsaved, "_waiting")
+    _waiting: tuple[tuple[str, ...], Tensor] | None = None
+
     def __init__(self, start: float = 1.0, *, sync: bool = True) -> None:
         self.start = start
         self.sync = sync
         self.coefficients: dict[str, float] = {}
         self.past: dict[int, float] = {}
         self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
         self.batches = 0
+        self.left_out = 0
         self._check()
-
-    # Not in the state: tensors of batches not added to `sums` yet, so as not to wait for them.
-    _waiting: tuple[tuple[str, ...], Tensor] | None = None
 
     def __call__(self, epoch: float) -> float:
         """Return λ at an epoch, the mean over heads; of epochs to come, the present one.
@@ -79,7 +95,7 @@ class HandoverSchedule(ShortcutSchedule):
             TypeError: If ``epoch`` is not a number.
             ValueError: If ``epoch`` is negative, infinite or NaN.
         """
-        known = [e for e in self.past if e <= math.floor(_epoch(epoch))]
+        known = [e for e in self.past if e <= math.floor(epoch_number(epoch))]
         return self.past[max(known)] if known else self.start
 
     def coefficient_of(self, head: str) -> float:
@@ -99,14 +115,17 @@ class HandoverSchedule(ShortcutSchedule):
         names = tuple(name for name in losses if name != "total")
         # Double precision adds up single-precision losses without rounding, so that a checkpoint
         # in the middle of an epoch, which splits the sum, changes nothing.
-        values = torch.stack([losses[name].detach().mean() for name in names])
-        values = values.to(wide_dtype(values))
-        self.batches += 1
+        means = torch.stack([losses[name].detach().mean() for name in names])
+        means = means.to(wide_dtype(means))
+        # All on the device: asking whether they are finite would wait for the forward pass.
+        one = torch.ones_like(means[:1])
+        counted = torch.cat([means, one])
+        row = torch.cat([counted.masked_fill(~counted.isfinite().all(), 0.0), one])
         if self._waiting is not None and self._waiting[0] == names:
-            self._waiting = (names, self._waiting[1] + values)
+            self._waiting = (names, self._waiting[1] + row)
         else:
             self._add_up()
-            self._waiting = (names, values)
+            self._waiting = (names, row)
 
     def step(self, epoch: float | None = None) -> None:
         """Move on to the next whole epoch, or to the one given; decide where one is complete.
@@ -138,14 +157,13 @@ class HandoverSchedule(ShortcutSchedule):
     def state_dict(self) -> dict[str, Any]:
         """Return settings, decisions and the sums of an unfinished epoch for a checkpoint."""
         self._add_up()
-        state = super().state_dict()
-        return {key: value for key, value in state.items() if not key.startswith("_")}
+        return super().state_dict()
 
     def _decide(self) -> None:
         self._add_up()
-        sums, batches = self._over_all_ranks()
-        self.sums, self.batches = {}, 0
-        means = {name: total / batches for name, total in sums.items()} if batches else {}
+        sums, counts, batches, left_out = self._over_all_ranks()
+        self.sums, self.counts, self.batches, self.left_out = {}, {}, 0, 0
+        means = {name: total / counts[name] for name, total in sums.items() if counts[name]}
         main = means.pop("main", math.nan)
         if math.isfinite(main) and means and all(map(math.isfinite, means.values())):
             decided = self.rule(main, means)
@@ -153,26 +171,41 @@ class HandoverSchedule(ShortcutSchedule):
         if self.coefficients:
             mean = sum(self.coefficients.values()) / len(self.coefficients)
             self.past[math.floor(self.last_epoch)] = mean
+        # Last, as it may be an error to the user; and once, not by every rank that decides alike.
+        if left_out and not (self.sync and rank()):
+            self._warn_of_batches_left_out(left_out, batches)
 
     def _add_up(self) -> None:
         if self._waiting is None:
             return
-        names, values = self._waiting
+        names, row = self._waiting
         self._waiting = None
-        for name, value in zip(names, values.tolist(), strict=True):
-            self.sums[name] = self.sums.get(name, 0.0) + value
+        *totals, counted, batches = row.tolist()
+        for name, total in zip(names, totals, strict=True):
+            self.sums[name] = self.sums.get(name, 0.0) + total
+            self.counts[name] = self.counts.get(name, 0) + int(counted)
+        self.batches += int(batches)
+        self.left_out += int(batches) - int(counted)
 
-    def _over_all_ranks(self) -> tuple[dict[str, float], int]:
-        alone = not (self.sync and dist.is_available() and dist.is_initialized())
-        if alone or dist.get_world_size() == 1:
-            return self.sums, self.batches
-        everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, (self.sums, self.batches))
-        total: dict[str, float] = {}
-        for sums, _ in everyone:
-            for name, value in sums.items():
-                total[name] = total.get(name, 0.0) + value
-        return total, sum(batches for _, batches in everyone)
+    def _over_all_ranks(self) -> tuple[dict[str, float], dict[str, int], int, int]:
+        own = (self.sums, self.counts, self.batches, self.left_out)
+        sums, counts, batches, left_out = zip(
+            *(gather_objects(own) if self.sync else [own]), strict=True
+        )
+        return _added(sums), _added(counts), sum(batches), sum(left_out)
+
+    def _warn_of_batches_left_out(self, left_out: int, batches: int) -> None:
+        if left_out < batches:
+            effect = "were left out of the mean losses that decide λ"
+        else:
+            effect = "were left out: λ of every head stays as it was"
+        warnings.warn(
+            f"{left_out} of {batches} batches had a loss that was not finite and {effect}. Where "
+            "they become many, training diverges: lower the learning rate, clip gradients, or see "
+            "which entry of ShortcutLoss.parts is NaN or infinite.",
+            ShortcutWarning,
+            stacklevel=4,
+        )
 
     def __repr__(self) -> str:
         return (
@@ -181,6 +214,15 @@ class HandoverSchedule(ShortcutSchedule):
         )
 
     def _check(self) -> None:
-        self.start = float(_not_negative("start", self.start))
+        self.start = float(not_negative_number("start", self.start))
         if not isinstance(self.sync, bool):
             raise TypeError(f"sync must be True or False, not {self.sync!r}.")
+
+
+def _added(tables: Iterable[dict[str, _Number]]) -> dict[str, _Number]:
+    """The sum of each entry over all tables."""
+    total: dict[str, _Number] = {}
+    for table in tables:
+        for name, value in table.items():
+            total[name] = total[name] + value if name in total else value
+    return total

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sj_shortcut.schedules.base import ConstantSchedule, ShortcutSchedule
+from sj_shortcut.schedules.base import ShortcutSchedule
+from sj_shortcut.schedules.constant import ConstantSchedule
 from sj_shortcut.schedules.handover import HandoverSchedule
 from sj_shortcut.shortcuts.access import find_wrapped, shortcut_branches, why_no_logits
 from sj_shortcut.shortcuts.branch import ShortcutBranch

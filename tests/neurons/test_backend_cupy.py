@@ -26,7 +26,7 @@ if not has_cupy_backend():
     pytest.skip("SpikingJelly 2.0.0 has no CuPy backend", allow_module_level=True)
 
 from tests.neurons import cupy_on_cpu
-from tests.neurons.test_backend import multi_step_net, on_fake_cuda
+from tests.neurons.nets import multi_step_net, on_fake_cuda
 
 needs_compiler = pytest.mark.skipif(
     cupy_on_cpu.COMPILER is None, reason="needs a C++ compiler, to run CUDA code on the CPU"

@@ -1,130 +1,16 @@
+"""What all schedules do; most of it is tried on those that there are."""
+
 import copy
-import doctest
-import io
-import math
 import pickle
 import re
-from fractions import Fraction
+import warnings
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import example, given
-from hypothesis import strategies as st
 
-import sj_shortcut.schedules.base as schedule_module
-from sj_shortcut.schedules.base import ConstantSchedule, EvolutionarySchedule, ShortcutSchedule
-
-SHAPES = ["linear", "cosine", "exponential", "step"]
-
-
-@st.composite
-def settings(draw):
-    """Arguments of an EvolutionarySchedule over the whole range of what it takes."""
-    end, start = sorted(draw(st.tuples(*[st.floats(0, 1e3)] * 2)))
-    hold, finish = sorted(draw(st.lists(st.floats(0, 1), min_size=2, max_size=2, unique=True)))
-    return {
-        "epochs": draw(st.integers(1, 1000) | st.floats(1e-3, 1e3)),
-        "shape": draw(st.sampled_from(SHAPES)),
-        "start": start,
-        "end": end,
-        "hold": hold,
-        "finish": finish,
-        "rate": draw(st.floats(1e-12, 1e3)),
-        "steps": draw(st.integers(1, 1000)),
-    }
-
-
-any_epoch = st.integers(0, 2000) | st.floats(0, 2000)
-
-
-@given(settings(), any_epoch, any_epoch)
-def test_falls_within_its_bounds(kwargs, one, other):
-    schedule = EvolutionarySchedule(**kwargs)
-    early, late = schedule(min(one, other)), schedule(max(one, other))
-    assert type(early) is float
-    assert kwargs["end"] <= late <= kwargs["start"]
-    assert kwargs["end"] <= early <= kwargs["start"]
-    # exp and cos are exact to the last digit or so only.
-    assert late <= early + 1e-12 * kwargs["start"]
-
-
-@given(settings(), st.floats(0, 1))
-def test_is_exactly_start_up_to_hold_and_exactly_end_from_finish(kwargs, fraction):
-    schedule = EvolutionarySchedule(**kwargs)
-    epochs, hold, finish = (kwargs[name] for name in ("epochs", "hold", "finish"))
-    assert schedule(0) == kwargs["start"]
-    assert schedule(fraction * hold * epochs * (1 - 1e-12)) == kwargs["start"]
-    assert schedule((finish + fraction * (1 - finish)) * epochs * (1 + 1e-12)) == kwargs["end"]
-    assert schedule(epochs) == schedule(10 * epochs) == kwargs["end"]
-
-
-@given(settings(), any_epoch, any_epoch)
-def test_calling_is_pure(kwargs, here, elsewhere):
-    schedule = EvolutionarySchedule(**kwargs)
-    schedule.step(here)
-    before = schedule.state_dict()
-    first = schedule(elsewhere)
-    assert schedule(elsewhere) == first
-    assert schedule.state_dict() == before
-    assert schedule.coefficient == schedule(here)
-
-
-@given(st.integers(1, 500), st.floats(0, 1), st.floats(0, 10))
-def test_linear_and_cosine_without_hold_are_the_published_decays(epochs, fraction, weight):
-    epoch = fraction * epochs
-    linear = EvolutionarySchedule(epochs, "linear", start=weight, hold=0)
-    cosine = EvolutionarySchedule(epochs, "cosine", start=weight, hold=0)
-    # λ snaps to its end within a billionth of the last epoch.
-    near = {"rel": 1e-9, "abs": 2e-8}
-    assert linear(epoch) == pytest.approx(weight * (epochs - epoch) / epochs, **near)
-    expected = weight * (1 + math.cos(math.pi * epoch / epochs)) / 2
-    assert cosine(epoch) == pytest.approx(expected, **near)
-
-
-@given(st.floats(1e-3, 50), st.floats(0, 1))
-def test_exponential_is_its_formula(rate, progress):
-    schedule = EvolutionarySchedule(1, "exponential", hold=0, rate=rate)
-    floor = math.exp(-rate)
-    expected = (math.exp(-rate * progress) - floor) / (1 - floor)
-    assert schedule(progress) == pytest.approx(expected, rel=1e-9, abs=1e-6)
-
-
-@pytest.mark.parametrize("rate", [1e-300, 5e-324, 1e300])
-def test_exponential_stands_extreme_rates(rate):
-    schedule = EvolutionarySchedule(4, "exponential", hold=0, rate=rate)
-    values = [schedule(epoch) for epoch in range(5)]
-    assert values[0] == 1
-    assert values[-1] == 0
-    assert values == sorted(values, reverse=True)
-
-
-@given(st.integers(1, 300))
-@example(49)
-def test_each_step_falls_in_its_epoch_despite_rounding(epochs):
-    schedule = EvolutionarySchedule(epochs, "step", hold=0, steps=epochs)
-    exact = [float(1 - Fraction(epoch, epochs)) for epoch in range(epochs + 1)]
-    assert [schedule(epoch) for epoch in range(epochs + 1)] == pytest.approx(exact, abs=1e-12)
-
-
-@given(st.integers(2, 500), st.sampled_from(SHAPES))
-@example(49, "linear")
-def test_finish_can_leave_exactly_the_last_epoch_at_the_end(epochs, shape):
-    schedule = EvolutionarySchedule(epochs, shape, hold=0, finish=1 - 1 / epochs)
-    assert schedule(epochs - 1) == 0
-    assert schedule(epochs - 2) > 0
-
-
-def test_default_holds_for_half_of_the_training_then_falls_to_zero():
-    schedule = EvolutionarySchedule(8)
-    assert [schedule(epoch) for epoch in range(9)] == [1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0]
-
-
-@given(st.floats(0, 1e6), any_epoch)
-def test_constant_stays(coefficient, epoch):
-    schedule = ConstantSchedule(coefficient)
-    schedule.step(epoch)
-    assert schedule.coefficient == schedule(0) == coefficient
+from sj_shortcut import ConstantSchedule, EvolutionarySchedule, HandoverSchedule, ShortcutSchedule
+from sj_shortcut.torch_model.warnings import ShortcutWarning
+from tests.schedules.tools import FINITE, INF, NAN, through_torch
 
 
 def test_steps_by_one_or_to_a_given_epoch():
@@ -145,30 +31,6 @@ def test_step_after_fractions_goes_to_the_next_whole_epoch():
     schedule.step(2 + 3 / 4)
     schedule.step()
     assert schedule.last_epoch == 3
-
-
-def through_torch(state):
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-@given(settings(), st.integers(0, 20), st.integers(0, 20))
-def test_resuming_equals_never_stopping(kwargs, before, after):
-    uninterrupted = EvolutionarySchedule(**kwargs)
-    for _ in range(before):
-        uninterrupted.step()
-    state = through_torch(uninterrupted.state_dict())
-    assert state == uninterrupted.state_dict()
-    # Built with other settings: the saved ones win, as in torch.optim.lr_scheduler.
-    resumed = EvolutionarySchedule(7)
-    resumed.load_state_dict(state)
-    for _ in range(after):
-        uninterrupted.step()
-        resumed.step()
-        assert resumed.coefficient == uninterrupted.coefficient
-    assert resumed.state_dict() == uninterrupted.state_dict()
 
 
 def test_numpy_numbers_become_builtins():
@@ -222,98 +84,6 @@ def test_a_subclass_needs_only_a_call():
         ShortcutSchedule()
 
 
-def test_examples_in_the_documentation():
-    assert doctest.testmod(schedule_module).failed == 0
-
-
-NAN, INF = math.nan, math.inf
-FINITE = "must be a finite number that fits a float, not"
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "error", "message"),
-    [
-        ({"epochs": 0}, ValueError, "epochs must be above 0, not 0."),
-        ({"epochs": -2.5}, ValueError, "epochs must be above 0, not -2.5."),
-        ({"epochs": NAN}, ValueError, f"epochs {FINITE} nan."),
-        ({"epochs": INF}, ValueError, f"epochs {FINITE} inf."),
-        ({"epochs": 10**400}, ValueError, f"epochs {FINITE} inf."),
-        ({"epochs": True}, TypeError, "epochs must be a number, not bool: True."),
-        ({"epochs": "90"}, TypeError, "epochs must be a number, not str: '90'."),
-        ({"epochs": None}, TypeError, "epochs must be a number, not NoneType: None."),
-        ({"start": -1}, ValueError, "start must be 0 or more, not -1."),
-        ({"start": NAN}, ValueError, f"start {FINITE} nan."),
-        ({"end": -0.1}, ValueError, "end must be 0 or more, not -0.1."),
-        ({"end": INF}, ValueError, f"end {FINITE} inf."),
-        (
-            {"start": 0.1, "end": 1},
-            ValueError,
-            "start (0.1) must not be less than end (1.0): λ falls as training goes on. "
-            "Swap the two.",
-        ),
-        (
-            {"hold": 1},
-            ValueError,
-            "hold must be at least 0 and less than 1, not 1.0. It is the fraction of the training "
-            "before λ falls, not a number of epochs.",
-        ),
-        ({"hold": -0.1}, ValueError, "hold must be at least 0 and less than 1, not -0.1."),
-        ({"hold": NAN}, ValueError, f"hold {FINITE} nan."),
-        ({"hold": False}, TypeError, "hold must be a number, not bool: False."),
-        (
-            {"finish": 0.5},
-            ValueError,
-            "finish must be above hold (0.5) and at most 1, not 0.5. It is the fraction of the "
-            "training after which λ is end; for an earlier one, lower hold.",
-        ),
-        (
-            {"finish": 1.1},
-            ValueError,
-            "finish must be above hold (0.5) and at most 1, not 1.1.",
-        ),
-        ({"finish": NAN}, ValueError, f"finish {FINITE} nan."),
-        ({"rate": 0}, ValueError, "rate must be above 0, not 0."),
-        ({"rate": INF}, ValueError, f"rate {FINITE} inf."),
-        ({"steps": 0}, ValueError, "steps must be at least 1, not 0."),
-        ({"steps": 2.5}, TypeError, "steps must be a whole number (an int), not 2.5."),
-        ({"steps": True}, TypeError, "steps must be a number, not bool: True."),
-        (
-            {"shape": "Cosin"},
-            ValueError,
-            "unknown shape 'Cosin'; known are linear, cosine, exponential, step. "
-            "Did you mean 'cosine'?",
-        ),
-        (
-            {"shape": "zigzag"},
-            ValueError,
-            "unknown shape 'zigzag'; known are linear, cosine, exponential, step.",
-        ),
-        (
-            {"shape": 0.5},
-            TypeError,
-            "shape must be one of linear, cosine, exponential, step, not float.",
-        ),
-    ],
-)
-def test_refuses_bad_settings(kwargs, error, message):
-    with pytest.raises(error, match=re.escape(message)):
-        EvolutionarySchedule(**{"epochs": 10, **kwargs})
-
-
-@pytest.mark.parametrize(
-    ("coefficient", "error", "message"),
-    [
-        (-0.5, ValueError, "coefficient must be 0 or more, not -0.5."),
-        (NAN, ValueError, f"coefficient {FINITE} nan."),
-        (INF, ValueError, f"coefficient {FINITE} inf."),
-        (True, TypeError, "coefficient must be a number, not bool: True."),
-    ],
-)
-def test_refuses_a_bad_constant(coefficient, error, message):
-    with pytest.raises(error, match=re.escape(message)):
-        ConstantSchedule(coefficient)
-
-
 @pytest.mark.parametrize("schedule", [ConstantSchedule(), EvolutionarySchedule(10)])
 @pytest.mark.parametrize(
     ("epoch", "error", "message"),
@@ -333,43 +103,92 @@ def test_refuses_a_bad_epoch(schedule, epoch, error, message):
     assert schedule.state_dict() == before
 
 
-def changed(**changes):
-    return {**EvolutionarySchedule(10).state_dict(), **changes}
+# What schedules declare
 
 
-ADVICE = "Pass what state_dict() of EvolutionarySchedule returned."
+def test_what_a_schedule_of_the_users_own_declares_unless_it_says_otherwise():
+    assert (Table.epochs, Table.needs_steps, Table.needs_losses) == (None, True, False)
 
 
 @pytest.mark.parametrize(
-    ("state", "error", "message"),
-    [
-        ([1, 2], TypeError, f"state must be a dict, not list. {ADVICE}"),
-        (
-            {"last_epoch": 3, "base_lrs": [0.1]},
-            ValueError,
-            f"state is not that of a schedule: no key 'schedule'. {ADVICE}",
-        ),
-        (
-            ConstantSchedule().state_dict(),
-            ValueError,
-            f"state is that of ConstantSchedule, not of EvolutionarySchedule. {ADVICE}",
-        ),
-        (
-            {"schedule": "EvolutionarySchedule", "last_epoch": 1, "epochs": 10, "shape": "linear"},
-            ValueError,
-            f"state lacks end, finish, hold, rate, start, steps. {ADVICE}",
-        ),
-        (changed(gamma=1, beta=2), ValueError, f"state has unknown keys: beta, gamma. {ADVICE}"),
-        (changed(last_epoch=-1), ValueError, "last_epoch must be 0 or more, not -1."),
-        (changed(last_epoch="1"), TypeError, "last_epoch must be a number, not str: '1'."),
-        (changed(epochs=0, start=9.0), ValueError, "epochs must be above 0, not 0."),
-        (changed(shape="line"), ValueError, "unknown shape 'line'"),
-    ],
+    "schedule", [ConstantSchedule(), EvolutionarySchedule(3), HandoverSchedule(), Table([1.0])]
 )
-def test_a_refused_state_changes_nothing(state, error, message):
-    schedule = EvolutionarySchedule(20, "cosine")
-    schedule.step(4)
-    before = schedule.state_dict()
-    with pytest.raises(error, match=re.escape(message)):
-        schedule.load_state_dict(state)
-    assert schedule.state_dict() == before
+def test_declarations_are_no_state(schedule):
+    assert not {"needs_losses", "needs_steps"} & schedule.state_dict().keys()
+    assert ("epochs" in schedule.state_dict()) == (schedule.epochs is not None)
+
+
+# Beyond the end
+
+
+def stepped(schedule, times):
+    """The warnings of some steps."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(times):
+            schedule.step()
+    return caught
+
+
+def test_the_normal_end_is_silent():
+    schedule = EvolutionarySchedule(10)
+    assert not stepped(schedule, 10)
+    assert (schedule.last_epoch, schedule.coefficient) == (10, 0)
+
+
+def test_steps_beyond_the_end_are_told_of_once():
+    schedule = EvolutionarySchedule(10, end=0.25)
+    (caught,) = stepped(schedule, 13)
+    assert caught.category is ShortcutWarning and caught.filename == __file__
+    said = str(caught.message)
+    assert "EvolutionarySchedule is at epoch 11 of a training of 10 epochs (epochs=10)" in said
+    assert "λ is at its end, 0.25" in said and "Is it stepped once a batch?" in said
+    assert not stepped(schedule, 3)
+    assert schedule.last_epoch == 16
+
+
+def test_each_schedule_tells_for_itself():
+    for _ in range(2):
+        assert len(stepped(EvolutionarySchedule(3), 20)) == 1
+
+
+def test_steps_within_epochs_end_silently_too():
+    schedule = EvolutionarySchedule(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for epoch in range(3):
+            for batch in range(7):
+                schedule.step(epoch + (batch + 1) / 7)
+        assert schedule.last_epoch == 3
+    with pytest.warns(ShortcutWarning, match="is at epoch 3.1 of"):
+        schedule.step(3.1)
+
+
+def test_a_length_that_is_no_whole_number_ends_with_its_last_epoch():
+    schedule = EvolutionarySchedule(2.5)
+    assert not stepped(schedule, 3)
+    assert len(stepped(schedule, 1)) == 1
+
+
+def test_having_told_of_it_is_no_state():
+    schedule = EvolutionarySchedule(3)
+    before = schedule.state_dict().keys()
+    assert stepped(schedule, 5)
+    assert schedule.state_dict().keys() == before
+    assert "warned" not in repr(schedule)
+    resumed = EvolutionarySchedule(3)
+    resumed.load_state_dict(through_torch(schedule.state_dict()))
+    assert len(stepped(resumed, 1)) == 1
+
+
+def test_a_schedule_of_the_users_own_may_have_a_length():
+    class Halving(ShortcutSchedule):
+        def __init__(self, epochs):
+            self.epochs = epochs
+
+        def __call__(self, epoch):
+            return 0.5**epoch
+
+    assert not stepped(Halving(4), 4)
+    assert len(stepped(Halving(4), 9)) == 1
+    assert not stepped(Table([1.0]), 100)

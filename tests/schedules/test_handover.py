@@ -1,9 +1,9 @@
 """HandoverSchedule: what it decides from which losses, keeps, shares among ranks, and refuses."""
 
 import copy
-import io
 import math
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from spikingjelly.activation_based import functional
-from torch import nn
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 from sj_shortcut import (
     HandoverSchedule,
     ShortcutLoss,
+    ShortcutWarning,
     gradient_flow,
     shortcut_branches,
     wrap_with_shortcuts,
 )
 from tests.nets.small import Net, images, labels
 from tests.ranks import on_ranks
+from tests.schedules.tools import through_torch, told
 
 losses = st.floats(2**-10, 2**10, width=32)
-
-
-def told(schedule: HandoverSchedule, *batches: dict[str, float]) -> HandoverSchedule:
-    for batch in batches:
-        schedule.observe({name: torch.tensor(value) for name, value in batch.items()})
-    return schedule
 
 
 @given(st.lists(st.tuples(losses, losses, losses), min_size=1, max_size=5), st.floats(0, 10))
@@ -85,12 +82,14 @@ def test_an_epoch_without_losses_changes_nothing():
     assert schedule.coefficient_of("a") == schedule.coefficient == 0.5
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["main", "a", "b"])
 def test_losses_that_are_not_finite_decide_nothing(name, value):
     schedule = told(HandoverSchedule(), {"main": 1.0, "a": 2.0, "b": 4.0})
     schedule.step()
-    told(schedule, {"main": 1.0, "a": 8.0, "b": 8.0, name: value}).step()
+    told(schedule, {"main": 1.0, "a": 8.0, "b": 8.0, name: value})
+    with pytest.warns(ShortcutWarning, match="^1 of 1 batches .* λ of every head stays as it was"):
+        schedule.step()
     assert (schedule.coefficient_of("a"), schedule.coefficient_of("b")) == (0.5, 0.25)
 
 
@@ -126,8 +125,8 @@ def test_it_learns_from_training_losses_and_not_from_validation():
     model = wrap_with_shortcuts(Net())
     criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), HandoverSchedule())
     train(model, criterion, 3)
-    assert criterion.schedule.batches == 3
     before = criterion.schedule.state_dict()
+    assert before["batches"] == 3
     model.eval()
     criterion(model(images()).mean(0), labels())
     model.train()
@@ -141,11 +140,8 @@ def test_a_checkpoint_in_an_epoch_changes_nothing(at):
     batches = [{"main": x, "a": 2 + y} for x, y in torch.rand(8, 2).tolist()]
     whole = told(HandoverSchedule(0.7), *batches)
     begun = told(HandoverSchedule(0.7), *batches[:at])
-    buffer = io.BytesIO()
-    torch.save(begun.state_dict(), buffer)
-    buffer.seek(0)
     resumed = HandoverSchedule()
-    resumed.load_state_dict(torch.load(buffer, weights_only=True))
+    resumed.load_state_dict(through_torch(begun.state_dict()))
     for schedule in (told(begun, *batches[at:]), told(resumed, *batches[at:]), whole):
         schedule.step()
     assert begun.state_dict() == resumed.state_dict() == whole.state_dict()
@@ -196,6 +192,115 @@ def test_it_says_what_it_is():
     assert repr(schedule) == said
 
 
+# Batches whose losses are not finite
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["main", "a", "b"])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_the_other_batches_of_the_epoch_decide(at, name, value):
+    good = [{"main": 1.0, "a": 2.0, "b": 8.0}, {"main": 2.0, "a": 4.0, "b": 4.0}]
+    bad = {"main": 1.0, "a": 16.0, "b": 32.0, name: value}
+    schedule = told(HandoverSchedule(), *good[:at], bad, *good[at:])
+    said = r"^1 of 3 batches had a loss that was not finite and were left out of the mean"
+    with pytest.warns(ShortcutWarning, match=said) as caught:
+        schedule.step()
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert (schedule.coefficient_of("a"), schedule.coefficient_of("b")) == (0.5, 0.25)
+    with warnings.catch_warnings():  # the next epoch is a new one
+        warnings.simplefilter("error")
+        told(schedule, *good).step()
+
+
+def test_the_total_alone_leaves_no_batch_out():
+    schedule = told(HandoverSchedule(), {"total": math.inf, "main": 1.0, "a": 2.0})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        schedule.step()
+    assert schedule.coefficient_of("a") == 0.5
+
+
+def test_heads_that_only_some_batches_have_are_averaged_over_these():
+    schedule = told(HandoverSchedule(), {"main": 1.0, "a": 4.0}, {"main": 1.0, "a": 4.0, "b": 2.0})
+    schedule.step()
+    assert (schedule.coefficient_of("a"), schedule.coefficient_of("b")) == (0.25, 0.5)
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_a_checkpoint_remembers_what_was_left_out(at):
+    batches = [{"main": 1.0, "a": 2 + x} for x in torch.rand(4).tolist()]
+    batches[1]["a"] = batches[2]["main"] = math.nan
+    whole = told(HandoverSchedule(), *batches)
+    begun = told(HandoverSchedule(), *batches[:at])
+    resumed = HandoverSchedule()
+    resumed.load_state_dict(through_torch(begun.state_dict()))
+    for schedule in (whole, told(resumed, *batches[at:])):
+        with pytest.warns(ShortcutWarning, match="^2 of 4 batches"):
+            schedule.step()
+    assert whole.state_dict() == resumed.state_dict()
+    assert 0 < whole.coefficient < 1
+
+
+def test_a_state_holds_builtins_only():
+    schedule = told(HandoverSchedule(), {"main": math.nan, "a": 2.0}, {"main": 1.0, "a": 2.0})
+    state = schedule.state_dict()
+    assert state == through_torch(state)
+    assert (state["batches"], state["left_out"]) == (2, 1)
+    assert state["counts"] == {"main": 1, "a": 1} and state["sums"] == {"main": 1.0, "a": 2.0}
+    values = [*state.values(), *state["sums"].values(), *state["counts"].values()]
+    assert {type(value) for value in values} <= {str, int, float, bool, dict}
+
+
+def test_batches_are_noted_without_reading_a_value():
+    # Tensors on this device have none: whatever waits for one is an error.
+    schedule = HandoverSchedule()
+    for _ in range(3):
+        schedule.observe({name: torch.ones((), device="meta") for name in ("main", "a", "b")})
+    with pytest.raises(RuntimeError, match="meta"):
+        schedule.state_dict()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_batches_are_noted_without_waiting_for_the_device():
+    schedule = HandoverSchedule()
+    batches = [
+        {"main": torch.tensor(x).cuda(), "a": torch.tensor(4.0).cuda()} for x in (1.0, math.nan)
+    ]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches:
+            schedule.observe(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    with pytest.warns(ShortcutWarning, match="^1 of 2 batches"):
+        schedule.step()
+    assert schedule.coefficient_of("a") == 0.25
+
+
+def test_a_compiled_loss_is_not_compiled_anew_at_every_batch():
+    compiled = CompileCounter()
+    schedule, eager = HandoverSchedule(), HandoverSchedule()
+
+    @torch.compile(backend=compiled, fullgraph=True)
+    def loss(x: Tensor) -> Tensor:
+        parts = {"total": x.sum(), "main": x.mean(), "a": 2 * x.square().mean()}
+        schedule.observe(parts)
+        return parts["total"]
+
+    for x in torch.rand(20, 3):
+        loss(x)
+        eager.observe({"main": x.mean(), "a": 2 * x.square().mean()})
+    assert compiled.frame_count <= 3
+    assert schedule.state_dict() == eager.state_dict()
+    assert schedule.batches == 20
+
+
+def test_it_declares_that_it_needs_losses_and_has_no_length():
+    schedule = HandoverSchedule()
+    assert (schedule.epochs, schedule.needs_steps, schedule.needs_losses) == (None, True, True)
+
+
 # Two ranks see different batches, and decide the same.
 
 
@@ -218,3 +323,20 @@ def test_ranks_agree(tmp_path: Path):
     assert (own0, own1) == (0.25, 0.25)
     assert trained == trained1
     assert set(trained["coefficients"]) == set(shortcut_branches(wrap_with_shortcuts(Net())))
+
+
+def leave_out_on_one_rank(rank: int) -> tuple[dict[str, Any], list[str]]:
+    schedule = told(HandoverSchedule(), {"main": 1.0, "a": 4.0 + 4 * rank})
+    if rank == 1:
+        told(schedule, {"main": math.nan, "a": 1.0})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        schedule.step()
+    return schedule.state_dict(), [str(warning.message) for warning in caught]
+
+
+def test_ranks_agree_on_what_is_left_out_and_one_tells(tmp_path: Path):
+    (state, said), (state1, said1) = on_ranks(leave_out_on_one_rank, tmp_path)
+    assert state == state1
+    assert state["coefficients"] == {"a": 2 / 12}
+    assert len(said) == 1 and said[0].startswith("1 of 3 batches") and not said1

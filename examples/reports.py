@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from options import UserError
 from tqdm import tqdm
 
-from sj_shortcut.gradients.recorder import gradient_flow
-from sj_shortcut.plots.plots import plot_gradient_flow, plot_history
+from sj_shortcut.gradients import gradient_flow
+from sj_shortcut.plots import plot_gradient_flow, plot_history
 
 if TYPE_CHECKING:
     from building import Run

@@ -6,7 +6,7 @@ Spiking Neural Networks" (NeurIPS 2024, arXiv 2401.04486).
 
 from typing import TYPE_CHECKING, Any
 
-from sj_shortcut.gradients.recorder import (
+from sj_shortcut.gradients import (
     GradientRecorder,
     every_steps,
     gradient_flow,
@@ -34,7 +34,7 @@ from sj_shortcut.shortcuts.wrap import remove_shortcuts, wrap_with_shortcuts
 from sj_shortcut.torch_model.warnings import ShortcutWarning
 
 if TYPE_CHECKING:
-    from sj_shortcut.plots.plots import (
+    from sj_shortcut.plots import (
         plot_gradient_coherence,
         plot_gradient_flow,
         plot_gradient_heatmap,
@@ -83,7 +83,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import the plot functions when they are asked for: matplotlib takes a while."""
     if name.startswith("plot_") and name in __all__:
-        from sj_shortcut.plots import plots
+        from sj_shortcut import plots
 
         return getattr(plots, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, those that were not asked for yet included, and Python's own."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

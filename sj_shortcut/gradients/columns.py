@@ -1,130 +1,223 @@
-"""The rows of a gradient frame: what is measured of one layer's weights and their gradient."""
+"""The columns of a gradient frame: one entry each, read by all that measures, sums up and draws.
+
+A new measure is one entry in :data:`COLUMNS` and one function of its name that fills it, in
+``weights.py``, ``spikes.py`` or ``coherence.py``.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
-import torch
-from torch import Tensor, nn
 
-from sj_shortcut.gradients.firing import NAN, Activity, Fetcher
-from sj_shortcut.gradients.tracer import QUANTITIES, WeightLayer
-from sj_shortcut.shortcuts.wrap import NO_DATA_PARALLEL
-from sj_shortcut.torch_model.norms import joint_norm
-
-COLUMNS = (
-    "layer",
-    "depth",
-    "module",
-    "weights",
-    "status",
-    "weight_grad_norm",
-    "weight_grad_rms",
-    "weight_norm",
-    "grad_to_weight",
-    "zero_fraction",
-    "neuron",
-    "output_grad_norm",
-    "alive",
-    "firing_rate",
-)
-EXTRA_COLUMNS = (
-    "step",
-    "rank",
-    "t",
-    "source",
-    "share",
-    "batches",
-    "coherence",
-    "coherence_floor",
-    "snr",
-)
+__all__ = [
+    "COLUMNS",
+    "Column",
+    "Row",
+    "by_depth",
+    "check_tags",
+    "depth_of",
+    "label_of",
+    "make_frame",
+    "names_of",
+    "run_columns",
+    "scale_of",
+    "why_missing",
+]
 
 Row = dict[str, Any]
+Scale = Literal["linear", "log"]
+Kind = Literal["run", "place", "fact", "weights", "spikes", "batches", "sources"]
+
+NAN = float("nan")
+# The key of ``frame.attrs`` under which a frame keeps the names of the user's tags.
+TAGS = "sj_shortcut.tags"
 
 
-@dataclass
-class WeightMeasure:
-    """Numbers of one layer, still on its device.
+@dataclass(frozen=True)
+class Column:
+    """What there is to know of a column.
 
     Attributes:
-        layer: The layer.
-        count: Number of weights.
-        frozen: Whether no weight asks for a gradient.
-        weight_norm: L2 norm of the weights.
-        grad_norm: L2 norm of the gradient; ``None`` where there is no gradient.
-        nonzeros: Number of gradient entries that are not exactly 0; ``None`` likewise.
+        name: Its name in a frame.
+        kind: ``"run"`` columns tell one measurement from another, ``"place"`` columns tell where
+            in the network and in time a row was measured, ``"fact"`` columns are words and counts
+            that come with it. The others are measured numbers, of a layer's ``"weights"``, of the
+            ``"spikes"`` it causes, over several ``"batches"``, or of the ``"sources"`` of its
+            gradient.
+        label: What an axis calls it; by default its name in words.
+        scale: Whether an axis or a map of it is ``"linear"`` or ``"log"``.
+        missing: Where a value is missing, to end the sentence "it is missing where ...".
+        always: Whether frames have it even where nothing was measured for it.
+        per_loss: Whether it grows in proportion with the loss, as gradients do.
+        zero_unreached: Whether it is 0, not missing, for a source that does not reach a layer.
     """
 
-    layer: WeightLayer
-    count: int
-    frozen: bool
-    weight_norm: Tensor
-    grad_norm: Tensor | None
-    nonzeros: Tensor | None
+    name: str
+    kind: Kind
+    label: str = ""
+    scale: Scale = "linear"
+    missing: str = ""
+    always: bool = True
+    per_loss: bool = False
+    zero_unreached: bool = False
 
-    def ask_for(self, fetcher: Fetcher) -> None:
-        """Ask for the numbers."""
-        for tensor in (self.weight_norm, self.grad_norm, self.nonzeros):
-            fetcher.add(tensor)
-
-    def row(self, fetcher: Fetcher, depth: float, scale: float = 1.0) -> Row:
-        """The columns that tell of the weights, with gradients divided by ``scale``."""
-        norm = fetcher.value(self.grad_norm) / scale
-        weight_norm = fetcher.value(self.weight_norm)
-        return {
-            "layer": self.layer.name,
-            "depth": depth,
-            "module": type(self.layer.module).__name__,
-            "weights": self.count,
-            "status": self._status(norm),
-            "weight_grad_norm": norm,
-            "weight_grad_rms": norm / math.sqrt(self.count) if self.count else NAN,
-            "weight_norm": weight_norm,
-            "grad_to_weight": norm / weight_norm if weight_norm else NAN,
-            "zero_fraction": 1 - fetcher.value(self.nonzeros) / self.count if self.count else NAN,
-        }
-
-    def _status(self, norm: float) -> str:
-        if self.grad_norm is None:
-            return "frozen" if self.frozen else "none"
-        if not math.isfinite(norm):
-            return "nonfinite"
-        return "ok" if norm else "zero"
+    @property
+    def measured(self) -> bool:
+        """Whether it is a number that was measured."""
+        return self.kind in ("weights", "spikes", "batches", "sources")
 
 
-def measure_weights(layer: WeightLayer, grads: Sequence[Tensor | None]) -> WeightMeasure:
-    """Measure the weights of a layer and their gradients, in the order of ``layer.weights``.
+_IN_ORDER = "layer, in order of execution"
+_NO_GRADIENT = "no gradient arrived"
+_UNSEEN = "the layer feeds no spiking layer, or nothing was measured there"
+
+# In the order in which a frame has them, after the user's tags.
+COLUMNS: dict[str, Column] = {
+    column.name: column
+    for column in (
+        Column("step", "run", always=False),
+        Column("rank", "run", always=False),
+        Column("layer", "place", _IN_ORDER),
+        Column("depth", "place", _IN_ORDER, missing="the layer never ran"),
+        Column("module", "fact"),
+        Column("weights", "fact"),
+        Column("status", "fact"),
+        Column(
+            "weight_grad_norm",
+            "weights",
+            "gradient norm",
+            "log",
+            missing=_NO_GRADIENT,
+            per_loss=True,
+            zero_unreached=True,
+        ),
+        Column(
+            "weight_grad_rms",
+            "weights",
+            "gradient RMS",
+            "log",
+            missing=_NO_GRADIENT,
+            zero_unreached=True,
+        ),
+        Column("weight_norm", "weights", "weight norm"),
+        Column(
+            "grad_to_weight",
+            "weights",
+            "gradient norm / weight norm",
+            "log",
+            missing="no gradient arrived, or all weights are 0",
+            zero_unreached=True,
+        ),
+        Column("zero_fraction", "weights", "share of zero gradients", missing=_NO_GRADIENT),
+        Column("neuron", "fact"),
+        Column(
+            "output_grad_norm",
+            "spikes",
+            "gradient norm at spikes",
+            "log",
+            missing="no gradient arrived at spikes, or the layer feeds no spiking layer",
+            per_loss=True,
+        ),
+        Column(
+            "alive",
+            "spikes",
+            "share of potentials alive",
+            missing="neurons do not show their potentials, or the layer feeds no spiking layer",
+        ),
+        Column("firing_rate", "spikes", "firing rate", missing=_UNSEEN),
+        Column("t", "place", "time step", always=False),
+        Column("source", "run", always=False),
+        Column(
+            "share",
+            "sources",
+            "share of gradient",
+            missing="the whole gradient of the layer is 0 or not finite",
+            always=False,
+        ),
+        Column("batches", "fact", always=False),
+        Column(
+            "coherence",
+            "batches",
+            "gradient coherence",
+            missing="fewer than two batches gave a gradient",
+            always=False,
+        ),
+        Column(
+            "coherence_floor",
+            "batches",
+            "coherence of random directions",
+            missing="fewer than two batches gave a gradient",
+            always=False,
+        ),
+        Column(
+            "snr",
+            "batches",
+            "signal-to-noise ratio",
+            "log",
+            missing="fewer than two batches gave a gradient",
+            always=False,
+        ),
+    )
+}
+
+
+def names_of(*kinds: Kind) -> tuple[str, ...]:
+    """Names of the columns of these kinds, in the order of a frame."""
+    return tuple(column.name for column in COLUMNS.values() if column.kind in kinds)
+
+
+def label_of(name: str) -> str:
+    """What an axis calls a column, be it one of ours or not."""
+    known = COLUMNS.get(name)
+    return (known.label if known else "") or name.replace("_", " ")
+
+
+def scale_of(name: str, otherwise: Scale) -> Scale:
+    """On which scale a column is best drawn, and ``otherwise`` for one that is not ours."""
+    return COLUMNS[name].scale if name in COLUMNS else otherwise
+
+
+def why_missing(name: str) -> str:
+    """The end of a sentence that says where a column has no value; empty if that is unknown."""
+    known = COLUMNS.get(name)
+    return f", which is missing where {known.missing}" if known and known.missing else ""
+
+
+# Frames.
+
+
+def make_frame(rows: Sequence[Row], tags: Iterable[str]) -> pd.DataFrame:
+    """A tidy frame that knows its tags: they come first, then the columns in their order.
+
+    Args:
+        rows: The rows. What no column is named after is left out.
+        tags: Names of the user's own columns.
+    """
+    tags = list(tags)
+    columns = [
+        column.name
+        for column in COLUMNS.values()
+        if column.always or any(column.name in row for row in rows)
+    ]
+    frame = pd.DataFrame(list(rows), columns=[*tags, *columns])
+    frame.attrs[TAGS] = tags
+    return frame
+
+
+def check_tags(tags: Mapping[str, Any]) -> None:
+    """Refuse tags that would overwrite a column.
 
     Raises:
-        TypeError: If a parameter is a shard of one.
+        ValueError: If a tag has the name of a column.
     """
-    weights = layer.weights
-    for weight in weights:
-        if hasattr(weight, "full_tensor"):
-            raise TypeError(
-                f"the weight of '{layer.name}' is a {type(weight).__name__}, of which each process "
-                "holds a part: gradients of sharded parameters (FSDP, tensor parallelism) cannot "
-                "be measured here. Measure before sharding, or under DistributedDataParallel."
-            )
-    present = [grad for grad in grads if grad is not None]
-    return WeightMeasure(
-        layer=layer,
-        count=sum(weight.numel() for weight in weights),
-        frozen=not any(weight.requires_grad for weight in weights),
-        weight_norm=joint_norm([weight.detach() for weight in weights]),
-        grad_norm=joint_norm(present) if present else None,
-        nonzeros=_count_nonzeros(present) if present else None,
-    )
-
-
-def _count_nonzeros(tensors: Sequence[Tensor]) -> Tensor:
-    counts = [torch.count_nonzero(tensor.detach()) for tensor in tensors]
-    return counts[0] if len(counts) == 1 else torch.stack(counts).sum()
+    taken = [name for name in tags if name in COLUMNS]
+    if taken:
+        raise ValueError(
+            f"the tag '{taken[0]}' has the name of a column that is measured: call it another name."
+        )
 
 
 def depth_of(name: str, order: list[str]) -> float:
@@ -135,73 +228,70 @@ def depth_of(name: str, order: list[str]) -> float:
 def by_depth(row: Row) -> float:
     """Sorting key of rows: depth, with layers that did not run last."""
     depth = float(row["depth"])
-    return math.inf if math.isnan(depth) else depth
+    return float("inf") if depth != depth else depth
 
 
-def activity_columns(activity: Activity, scale: float = 1.0, per_step: bool = False) -> Row:
-    """The columns that tell of the spiking layer that a layer feeds."""
-    columns = dict(vars(activity))
-    t = columns.pop("t")
-    columns["output_grad_norm"] /= scale
-    return {**columns, "t": t} if per_step else columns
+# Runs.
 
 
-def make_frame(rows: Sequence[Row], tags: Sequence[str]) -> pd.DataFrame:
-    """A tidy frame: tags first, then ``step`` and the like, then the layer and its numbers."""
-    extra = [name for name in EXTRA_COLUMNS if any(name in row for row in rows)]
-    leading = [name for name in extra if name in ("step", "rank")]
-    return pd.DataFrame(
-        list(rows), columns=[*tags, *leading, *COLUMNS, *(n for n in extra if n not in leading)]
-    )
+def run_columns(frame: pd.DataFrame) -> list[str]:
+    """The columns that tell the runs in a frame apart.
 
+    These are ``step``, ``rank``, ``source`` and the tags that the frame knows of. It does not know
+    those that the user added later, nor any after a CSV file or a ``pd.concat`` of frames with
+    different tags, and to be told from them are columns that the user computed from measured ones.
+    So of the other columns as many are taken as it needs for no run to have two rows of one layer
+    and time step, those first whose values hold for most layers: a tag holds for a whole run, a
+    computed number mostly for one layer. Columns that split no run further come with them.
 
-def quantities(activity: bool | Collection[str]) -> tuple[str, ...]:
-    """What to measure of spiking layers.
+    Args:
+        frame: A frame with the columns ``layer`` and ``depth``.
 
-    Raises:
-        ValueError: If a name is unknown.
+    Returns:
+        Their names, in the order of the frame.
     """
-    if isinstance(activity, bool):
-        return QUANTITIES if activity else ()
-    names = (activity,) if isinstance(activity, str) else tuple(activity)
-    unknown = [name for name in names if name not in QUANTITIES]
-    if unknown:
-        raise ValueError(
-            f"activity names {unknown[0]!r}, which is none of {', '.join(map(repr, QUANTITIES))}: "
-            "name some of these, or say True for all and False for none."
-        )
-    return names
+    known = {*names_of("run"), *frame.attrs.get(TAGS, ())}
+    keys = [name for name in frame.columns if name in known]
+    others = [name for name in frame.columns if name not in known and name not in COLUMNS]
+    runs = _numbered(frame, keys)
+    twice = _rows_too_many(frame, runs)
+    while twice:
+        split = {name: _split(frame, runs, name) for name in others}
+        useful = [name for name in split if _rows_too_many(frame, split[name]) < twice]
+        if not useful:
+            break
+        best = max(useful, key=lambda name: _layers_a_run(frame, split[name]))
+        runs, twice = split[best], _rows_too_many(frame, split[best])
+        keys.append(best)
+        others.remove(best)
+    count = runs.nunique()
+    keys += [name for name in others if _split(frame, runs, name).nunique() == count]
+    return [name for name in frame.columns if name in keys]
 
 
-def check_tags(tags: Mapping[str, Any]) -> None:
-    """Refuse tags that would overwrite a column.
-
-    Raises:
-        ValueError: If a tag has the name of a column.
-    """
-    taken = [name for name in tags if name in COLUMNS or name in EXTRA_COLUMNS]
-    if taken:
-        raise ValueError(
-            f"the tag '{taken[0]}' has the name of a column that is measured: call it another name."
-        )
+def _numbered(frame: pd.DataFrame, keys: list[str]) -> pd.Series[int]:
+    """The number of the run that each row belongs to."""
+    if not keys:
+        return pd.Series(0, index=range(len(frame)))
+    return frame.groupby(keys, sort=False, dropna=False).ngroup().reset_index(drop=True)
 
 
-def bare_model(model: Any) -> tuple[nn.Module, nn.Module | None]:
-    """The model inside DistributedDataParallel and torch.compile, and its compiled wrapper.
+def _split(frame: pd.DataFrame, runs: pd.Series[int], name: str) -> pd.Series[int]:
+    """The numbers of the runs if this column tells them apart as well."""
+    values = frame[name].reset_index(drop=True)
+    return _numbered(pd.DataFrame({"run": runs, "value": values}), ["run", "value"])
 
-    Raises:
-        TypeError: If ``model`` is not a module, or is ``nn.DataParallel``.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
-    compiled = None
-    while True:
-        if isinstance(model, nn.DataParallel):
-            raise TypeError(NO_DATA_PARALLEL)
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif "_orig_mod" in model._modules:
-            compiled, model = model, model._modules["_orig_mod"]
-            assert isinstance(model, nn.Module)
-        else:
-            return model, compiled
+
+def _rows_too_many(frame: pd.DataFrame, runs: pd.Series[int]) -> int:
+    """How many rows stand where their run has another: at one layer, depth and time step."""
+    rows = pd.DataFrame({"run": runs})
+    for name in {"layer", "depth", "t"} & set(frame.columns):
+        rows[name] = frame[name].reset_index(drop=True)
+    of_layer = rows.drop(columns="depth").duplicated()
+    # Runs of different models have layers of other names at the same depths.
+    of_depth = rows.drop(columns="layer").duplicated() & rows["depth"].notna()
+    return int((of_layer | of_depth).sum())
+
+
+def _layers_a_run(frame: pd.DataFrame, runs: pd.Series[int]) -> float:
+    return float(frame["layer"].reset_index(drop=True).groupby(runs).nunique().mean())

@@ -1,90 +1,33 @@
-"""Turn what a tracer noted of spiking layers into numbers, with one transfer from the device."""
+"""Turn what a tracer kept of spiking layers into numbers: in all, or for each time step."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
-import torch
-from torch import Tensor
+from sj_shortcut.gradients.columns import COLUMNS, Row
+from sj_shortcut.gradients.fetcher import Fetcher
+from sj_shortcut.gradients.spikes import SPIKE_MEASURES, Call, Noted
 
-from sj_shortcut.gradients.tracer import Call
+__all__ = ["ask_for", "firing_rows"]
 
-NAN = math.nan
-
-
-class Fetcher:
-    """Collects small tensors and brings them to the CPU together, one transfer a device."""
-
-    def __init__(self) -> None:
-        self._tensors: dict[int, Tensor] = {}
-        self._values: dict[int, list[float]] = {}
-
-    def add(self, tensor: Tensor | None) -> None:
-        """Ask for a tensor."""
-        if tensor is not None:
-            self._tensors[id(tensor)] = tensor
-
-    def fetch(self) -> None:
-        """Bring what was asked for."""
-        kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
-        for tensor in self._tensors.values():
-            kinds[tensor.device, tensor.dtype].append(tensor)
-        for tensors in kinds.values():
-            flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).tolist()
-            for tensor in tensors:
-                self._values[id(tensor)] = flat[: tensor.numel()]
-                del flat[: tensor.numel()]
-
-    def values(self, tensor: Tensor | None) -> list[float]:
-        """All values of a tensor that was fetched; empty for ``None``."""
-        return [] if tensor is None else self._values[id(tensor)]
-
-    def value(self, tensor: Tensor | None) -> float:
-        """The value of a scalar that was fetched; NaN for ``None``."""
-        return NAN if tensor is None else self._values[id(tensor)][0]
-
-
-@dataclass
-class Activity:
-    """What a spiking layer did, in all, or in one time step.
-
-    Attributes:
-        neuron: Dotted name of the spiking layer; empty where a layer feeds none.
-        t: The time step, ``None`` for all together.
-        output_grad_norm: L2 norm of the gradient at its output; NaN where none arrived.
-        alive: Share of its membrane potentials where the surrogate's derivative is high enough.
-        firing_rate: Share of its outputs that are not 0.
-    """
-
-    neuron: str = ""
-    t: int | None = None
-    output_grad_norm: float = NAN
-    alive: float = NAN
-    firing_rate: float = NAN
-
-
-@dataclass
-class _Piece:
-    """What one call did in one time step, or in all of them."""
-
-    fired: float
-    outputs: float
-    alive: float
-    potentials: float
-    grad_norm: float
+# What one call gave for one column in one time step (or in all), and the entries it stands for.
+_Part = tuple[float, float]
+_Parts = dict[str, _Part]
 
 
 def ask_for(calls: Iterable[Call], fetcher: Fetcher) -> None:
-    """Ask a fetcher for all that :func:`activities` needs."""
+    """Ask a fetcher for all that :func:`firing_rows` needs."""
     for call in calls:
-        for tensor in (call.fired, call.grad_norm, *call.alive):
-            fetcher.add(tensor)
+        for noted in call.noted.values():
+            for tensor in noted.tensors:
+                fetcher.add(tensor)
 
 
-def activities(calls: Sequence[Call], fetcher: Fetcher, per_step: bool) -> list[Activity]:
+def firing_rows(
+    calls: Sequence[Call], fetcher: Fetcher, per_step: bool, scale: float = 1.0
+) -> list[Row]:
     """Sum the calls of one spiking layer up.
 
     Calls that no gradient came back to (a validation pass, say) count only where there are no
@@ -94,62 +37,61 @@ def activities(calls: Sequence[Call], fetcher: Fetcher, per_step: bool) -> list[
         calls: The calls.
         fetcher: Has fetched what :func:`ask_for` asked for.
         per_step: One result a time step, in true time order, instead of one in all.
+        scale: Factor on the loss: gradients are divided by it.
 
     Returns:
-        The results; one without numbers where there are no calls.
+        The columns that tell of spikes, with ``neuron``, the dotted name, and with ``t`` if per
+        step. One row with an empty name and no numbers where there are no calls.
     """
     used = [call for call in calls if call.grads] or list(calls)
     if not used:
-        return [Activity(t=0 if per_step else None)]
-    groups: dict[int | None, list[_Piece]] = defaultdict(list)
+        return [_row("", 0 if per_step else None, [], scale)]
+    steps: dict[int | None, list[_Parts]] = defaultdict(list)
     starts = _starts(used) if per_step else [0] * len(used)
     for call, start in zip(used, starts, strict=True):
-        for offset, piece in enumerate(_pieces(call, fetcher, per_step)):
-            groups[start + offset if per_step else None].append(piece)
+        for offset, parts in enumerate(_parts(call, fetcher, per_step)):
+            steps[start + offset if per_step else None].append(parts)
     neuron = used[0].neuron
-    return [_sum_up(neuron, t, groups[t]) for t in sorted(groups, key=lambda t: t or 0)]
+    return [_row(neuron, t, steps[t], scale) for t in sorted(steps, key=lambda t: t or 0)]
 
 
-def _sum_up(neuron: str, t: int | None, pieces: list[_Piece]) -> Activity:
-    return Activity(
-        neuron=neuron,
-        t=t,
-        output_grad_norm=math.hypot(*(piece.grad_norm for piece in pieces)),
-        alive=_ratio(sum(p.alive for p in pieces), sum(p.potentials for p in pieces)),
-        firing_rate=_ratio(sum(p.fired for p in pieces), sum(p.outputs for p in pieces)),
-    )
+def _row(neuron: str, t: int | None, calls: Sequence[_Parts], scale: float) -> Row:
+    row: Row = {"neuron": neuron}
+    for name, measure in SPIKE_MEASURES.items():
+        values = [parts[name][0] for parts in calls]
+        sizes = [parts[name][1] for parts in calls]
+        number = measure.join(values, sizes) if calls else math.nan
+        row[name] = number / scale if COLUMNS[name].per_loss else number
+    return row if t is None else {**row, "t": t}
 
 
-def _pieces(call: Call, fetcher: Fetcher, per_step: bool) -> list[_Piece]:
+def _parts(call: Call, fetcher: Fetcher, per_step: bool) -> Iterator[_Parts]:
+    """What a call gave, time step by time step if these are to be apart."""
     apart = call.duration if per_step else 1
-    fired = _in_steps(fetcher.values(call.fired), apart)
-    grads = fetcher.values(call.grad_norm) if call.grads == 1 else []
-    alive = _alive_in_steps([fetcher.values(count) for count in call.alive], apart)
-    return [
-        _Piece(
-            fired=fired[t],
-            outputs=call.shape.numel() / apart,
-            alive=alive[t],
-            potentials=sum(call.potentials) / apart if call.potentials else NAN,
-            grad_norm=grads[t] if len(grads) == apart else NAN,
-        )
-        for t in range(apart)
-    ]
+    values = {name: [math.nan] * apart for name in SPIKE_MEASURES}
+    sizes = dict.fromkeys(SPIKE_MEASURES, math.nan)
+    for name, noted in call.noted.items():
+        # Norms of the gradients of several backward passes do not add up.
+        if SPIKE_MEASURES[name].at != "gradient" or call.grads == 1:
+            values[name] = _in_steps(_flat(noted, fetcher), apart)
+            sizes[name] = noted.size / apart
+    for t in range(apart):
+        yield {name: (values[name][t], sizes[name]) for name in SPIKE_MEASURES}
 
 
-def _alive_in_steps(counts: list[list[float]], steps: int) -> list[float]:
-    """Alive potentials of each time step, from the counts of each call of the surrogate."""
-    if len(counts) == 1:  # the neuron handed over all time steps at once
-        return _in_steps(counts[0], steps)
-    # It handed them over one after the other, perhaps in several calls a step.
-    return _in_steps([sum(count) for count in counts], steps)
+def _flat(noted: Noted, fetcher: Fetcher) -> list[float]:
+    """The numbers in the order of time: of one tensor all, of several the sum of each."""
+    numbers = [fetcher.values(tensor) for tensor in noted.tensors]
+    if len(numbers) == 1:  # the neuron handed over all time steps at once
+        return numbers[0]
+    return [sum(each) for each in numbers]  # one after the other, perhaps in several calls a step
 
 
 def _in_steps(values: list[float], steps: int) -> list[float]:
     """Sum ``values`` into as many equal runs as there are steps; NaN where they do not divide."""
     each, rest = divmod(len(values), steps)
     if rest or not each:
-        return [NAN] * steps
+        return [math.nan] * steps
     return [sum(values[t * each : (t + 1) * each]) for t in range(steps)]
 
 
@@ -174,7 +116,3 @@ def _starts(calls: Sequence[Call]) -> list[int]:
             starts.append(seen[call.batch, call.turn])
             seen[call.batch, call.turn] += 1
     return starts
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else NAN

@@ -1,4 +1,4 @@
-"""Measure the gradient of every layer: while a model trains, or once, leaving no trace."""
+"""Record the gradient of every layer while a model trains."""
 
 from __future__ import annotations
 
@@ -11,83 +11,19 @@ import pandas as pd
 import torch
 from torch import nn
 
-from sj_shortcut.gradients.columns import (
-    Row,
-    WeightMeasure,
-    activity_columns,
-    bare_model,
-    by_depth,
-    check_tags,
-    depth_of,
-    make_frame,
-    measure_weights,
-    quantities,
-)
-from sj_shortcut.gradients.firing import Fetcher, activities, ask_for
-from sj_shortcut.gradients.flow import gradient_flow
-from sj_shortcut.gradients.summary import summarize
+from sj_shortcut.gradients.columns import Row, by_depth, check_tags, depth_of, make_frame
+from sj_shortcut.gradients.fetcher import Fetcher
+from sj_shortcut.gradients.firing import ask_for, firing_rows
+from sj_shortcut.gradients.spikes import quantities
 from sj_shortcut.gradients.tracer import Tracer
+from sj_shortcut.gradients.weights import WeightMeasure, measure_weights
+from sj_shortcut.gradients.when import When, as_predicate
 from sj_shortcut.torch_model.preserve import preserved
+from sj_shortcut.torch_model.ranks import rank
+from sj_shortcut.torch_model.warnings import ShortcutWarning
+from sj_shortcut.torch_model.wrappers import bare_model, find_compiled
 
-__all__ = [
-    "GradientRecorder",
-    "every_steps",
-    "gradient_flow",
-    "log_spaced_steps",
-    "summarize",
-]
-
-When = int | Callable[[int], bool]
-
-
-def every_steps(count: int, start: int = 0) -> Callable[[int], bool]:
-    """Measure every ``count`` training steps; ``every_steps(len(loader))`` is once an epoch.
-
-    Args:
-        count: Steps from one measurement to the next.
-        start: The first step to measure; steps count from 0.
-
-    Returns:
-        A predicate of the step, for ``GradientRecorder(when=...)``.
-
-    Raises:
-        ValueError: If ``count`` is less than 1 or ``start`` less than 0.
-
-    Example:
-        >>> [step for step in range(10) if every_steps(3)(step)]
-        [0, 3, 6, 9]
-    """
-    if count < 1 or start < 0:
-        raise ValueError(f"count must be at least 1 and start at least 0, got {count}, {start}.")
-    return lambda step: step >= start and (step - start) % count == 0
-
-
-def log_spaced_steps(per_decade: int = 10) -> Callable[[int], bool]:
-    """Measure often at first, then ever more rarely: evenly on a logarithmic axis.
-
-    Args:
-        per_decade: Measurements between step 10 and 100, 100 and 1000, and so on.
-
-    Returns:
-        A predicate of the step, for ``GradientRecorder(when=...)``.
-
-    Raises:
-        ValueError: If ``per_decade`` is less than 1.
-
-    Example:
-        >>> [step for step in range(100) if log_spaced_steps(4)(step)]
-        [0, 1, 2, 3, 6, 10, 18, 32, 56]
-    """
-    if per_decade < 1:
-        raise ValueError(f"per_decade must be at least 1, got {per_decade}.")
-
-    def due(step: int) -> bool:
-        if step < 1:
-            return step == 0
-        nearest = round(per_decade * math.log10(step))
-        return any(round(10 ** (k / per_decade)) == step for k in range(nearest - 1, nearest + 2))
-
-    return due
+__all__ = ["GradientRecorder"]
 
 
 class GradientRecorder:
@@ -154,6 +90,7 @@ class GradientRecorder:
 
     Example:
         >>> from spikingjelly.activation_based import functional, layer, neuron
+        >>> from sj_shortcut import every_steps
         >>> model = nn.Sequential(layer.Linear(8, 16), neuron.LIFNode(), layer.Linear(16, 2))
         >>> functional.set_step_mode(model, "m")
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -202,7 +139,7 @@ class GradientRecorder:
                 f"{type(self._model).__name__} has no layer with weights (linear or convolution) "
                 "whose gradient could be recorded."
             )
-        self._when = _as_predicate(when)
+        self._when = as_predicate(when)
         self._per_step = per_step
         self._scale = scale
         self._all_ranks = all_ranks
@@ -261,9 +198,9 @@ class GradientRecorder:
     def _prepare(self) -> None:
         """Hooks on for a step that is due, off for others."""
         tracer = self._tracer
-        here = self._all_ranks or _rank() == 0
+        here = self._all_ranks or rank() == 0
         self._due = here and bool(self._when(self._index))
-        if not self._due or (tracer.order and not tracer.quantities):
+        if not self._due or (tracer.order and not tracer.measures_spikes):
             self._stop_watching()
         elif self._compiled is not None:
             self._watch_compiled(self._compiled)
@@ -309,13 +246,12 @@ class GradientRecorder:
         self._warn_of_two_backwards()
         leading = {**tags, "step": self._index}
         if self._all_ranks:
-            leading["rank"] = _rank()
+            leading["rank"] = rank()
         rows = []
         for measure in measures:
             row = measure.row(fetcher, depth_of(measure.layer.name, tracer.order), scale)
             calls = tracer.calls.get(measure.layer.name, ())
-            for activity in activities(calls, fetcher, self._per_step):
-                columns = activity_columns(activity, scale, self._per_step)
+            for columns in firing_rows(calls, fetcher, self._per_step, scale):
                 rows.append({**leading, **row, **columns})
         return sorted(rows, key=by_depth)
 
@@ -331,7 +267,8 @@ class GradientRecorder:
                 "no forward pass of the model has been seen: enter GradientRecorder before it, and "
                 "call the model itself, not its forward method."
             )
-        if all(m.grad_norm is None for m in measures) and not all(m.frozen for m in measures):
+        wanted = any(not measure.frozen for measure in measures)
+        if wanted and not any(measure.has_gradient for measure in measures):
             raise RuntimeError(
                 "no layer has a gradient: call step() after loss.backward() and before "
                 "optimizer.zero_grad()."
@@ -344,18 +281,14 @@ class GradientRecorder:
                 f"two backward passes went through one forward pass at '{min(twice)}': norms of "
                 "parts do not add up, so output_grad_norm is NaN there. Add the losses up and call "
                 "backward() once.",
-                UserWarning,
+                ShortcutWarning,
                 stacklevel=4,
             )
 
     def _refuse_compiled(self, activity: bool) -> None:
-        inside = [
-            name
-            for name, module in self._model.named_modules()
-            if "_orig_mod" in module._modules or module._compiled_call_impl is not None
-        ]
-        if inside:
-            where = f"its submodule '{inside[0]}'" if inside[0] else "it"
+        inside = find_compiled(self._model)
+        if inside is not None:
+            where = f"its submodule '{inside}'" if inside else "it"
             raise ValueError(
                 f"{type(self._model).__name__} cannot be recorded: {where} is compiled in place, "
                 "and compiled code runs no hooks. Record before compiling, or compile the whole "
@@ -367,18 +300,3 @@ class GradientRecorder:
                 "cannot be measured: pass activity=False for the weights alone, or record the "
                 "model before compiling it."
             )
-
-
-def _as_predicate(when: When) -> Callable[[int], bool]:
-    if isinstance(when, bool) or not (isinstance(when, int) or callable(when)):
-        raise TypeError(
-            "when must be a number of steps or a predicate of the step, such as every_steps(100), "
-            f"got {when!r}."
-        )
-    return every_steps(when) if isinstance(when, int) else when
-
-
-def _rank() -> int:
-    distributed = torch.distributed
-    on = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_rank() if on else 0

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from sj_shortcut.gradients.columns import COLUMNS, EXTRA_COLUMNS
+from sj_shortcut.gradients.columns import run_columns
+from sj_shortcut.gradients.summary_table import SummaryTable
+
+__all__ = ["summarize"]
 
 # A gradient this many times smaller in the first layer than in the last counts as vanishing.
 _MUCH = 100.0
@@ -21,11 +24,12 @@ def summarize(frame: pd.DataFrame, by: str | Sequence[str] | None = None) -> pd.
 
     Args:
         frame: From :class:`GradientRecorder` or :func:`gradient_flow`.
-        by: The columns that tell runs apart; default every tag, ``step`` and ``source``. Columns
+        by: The columns that tell runs apart; default every tag, ``step``, ``rank`` and ``source``.
+            A column that you computed, such as a ratio of two others, tells no runs apart. Columns
             left out are averaged over: norms by their geometric mean, coherence by its mean.
 
     Returns:
-        One row a run, with the columns
+        One row a run, a DataFrame that prints its verdicts whole, with the columns
 
         - those that tell the runs apart;
         - ``layers``: number of layers that got a gradient or should have (frozen ones do not
@@ -57,29 +61,32 @@ def summarize(frame: pd.DataFrame, by: str | Sequence[str] | None = None) -> pd.
     """
     keys = _keys(frame, by)
     if not keys:
-        return pd.DataFrame([_summary(frame)])
+        return SummaryTable([_summary(frame)])
     rows = []
     for values, run in frame.groupby(keys, sort=False, dropna=False):
         rows.append({**dict(zip(keys, values, strict=True)), **_summary(run)})
-    return pd.DataFrame(rows)
+    return SummaryTable(rows)
 
 
 def _keys(frame: pd.DataFrame, by: str | Sequence[str] | None) -> list[str]:
     if not isinstance(frame, pd.DataFrame):
         raise TypeError(f"frame must be a pandas DataFrame, got {type(frame).__name__}.")
-    needed = ("layer", "depth", "weight_grad_norm")
-    keys = [by] if isinstance(by, str) else by
-    if keys is None:
-        measured = set(COLUMNS) | (set(EXTRA_COLUMNS) - {"step", "rank", "source"})
-        keys = [name for name in frame.columns if name not in measured]
-    missing = [name for name in (*needed, *keys) if name not in frame.columns]
+    _check_columns(frame, ["layer", "depth", "weight_grad_norm"])
+    if by is None:
+        return run_columns(frame)
+    keys = [by] if isinstance(by, str) else list(by)
+    _check_columns(frame, keys)
+    return keys
+
+
+def _check_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
+    missing = [name for name in names if name not in frame.columns]
     if missing:
         raise ValueError(
             f"frame has no column '{missing[0]}': pass what GradientRecorder or gradient_flow gave."
         )
     if frame.empty:
         raise ValueError("frame is empty: nothing was measured.")
-    return list(keys)
 
 
 def _summary(run: pd.DataFrame) -> dict[str, object]:
@@ -109,9 +116,8 @@ def _summary(run: pd.DataFrame) -> dict[str, object]:
 
 def _by_layer(run: pd.DataFrame) -> pd.DataFrame:
     """One row a layer, in order of depth: norm, coherence, floor, and whether it is not finite."""
-    if {"source", "status"} <= set(
-        run.columns
-    ):  # that a head misses what lies above it is no fault
+    if "source" in run.columns and "status" in run.columns:
+        # That a head misses what lies above it is no fault.
         run = run[(run["source"] == "main") | (run["status"] != "none")]
     norms = run["weight_grad_norm"].astype(float)
     status = run["status"] if "status" in run.columns else pd.Series("", index=run.index)

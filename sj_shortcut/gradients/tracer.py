@@ -7,88 +7,25 @@ break on modules that work in place, and leave flags behind.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from sj_shortcut.gradients.spikes import SPIKE_MEASURES, Call, Noted, Potentials, SpikeMeasure
+from sj_shortcut.gradients.weights import WeightLayer
 from sj_shortcut.neurons.families import is_spiking_neuron
+from sj_shortcut.neurons.fused import potentials_of
 from sj_shortcut.neurons.surrogates import AliveCounter
 from sj_shortcut.places.example_pass import first_tensor
 from sj_shortcut.places.read_modules import WEIGHT_LAYERS
 from sj_shortcut.shortcuts.branch import ShortcutBranch
-from sj_shortcut.torch_model.norms import l2_norm
+from sj_shortcut.torch_model.backward import backward_task, in_backward
 
-# SpikingJelly 2.0.0 runs its common neurons as one operator that calls no surrogate function, but
-# gives out the membrane potentials before firing: namespace -> position among the outputs.
-_FUSED_NEURONS = {
-    "sj_eif": 2,
-    "sj_if": 2,
-    "sj_ilif": 2,
-    "sj_izhikevich": 3,
-    "sj_lif": 2,
-    "sj_plif": 2,
-    "sj_qif": 2,
-}
-
-QUANTITIES = ("output_grad_norm", "alive", "firing_rate")
-NO_BACKWARD = -1
-
-
-@dataclass(frozen=True, eq=False)
-class WeightLayer:
-    """A layer with weights: its first dotted name, the module and the weights without the bias."""
-
-    name: str
-    module: nn.Module
-
-    @property
-    def weights(self) -> list[nn.Parameter]:
-        """The weight, or where a parametrization computes it, the parameters it comes from."""
-        parametrizations = getattr(self.module, "parametrizations", None)
-        if parametrizations is not None and "weight" in parametrizations:
-            return list(parametrizations["weight"].parameters(recurse=False))
-        own = self.module.named_parameters(recurse=False)
-        return [parameter for name, parameter in own if name.startswith("weight")]
-
-
-@dataclass(eq=False)
-class Call:
-    """One call of a layer of spiking neurons.
-
-    Attributes:
-        neuron: Its dotted name.
-        batch: Number of backward passes that had begun before it.
-        turn: Number of calls of the model before it that belong to the same ``batch``.
-        multi_step: Whether the call ran all time steps.
-        shape: Shape of the output.
-        fired: Number of outputs that are not 0; ``[T]`` if per step and multi-step.
-        alive: Number of alive potentials in each call of the surrogate function; if per step and
-            multi-step, for each index of the first axis, which is time if all steps came at once.
-        potentials: Size of the argument of each of these calls.
-        grad_norm: L2 norm of the gradient at the output; ``[T]`` likewise.
-        grads: Number of backward passes that came through.
-    """
-
-    neuron: str
-    batch: int
-    turn: int
-    multi_step: bool
-    shape: torch.Size = field(default_factory=torch.Size)
-    fired: Tensor | None = None
-    alive: list[Tensor] = field(default_factory=list)
-    potentials: list[int] = field(default_factory=list)
-    grad_norm: Tensor | None = None
-    grads: int = 0
-
-    @property
-    def duration(self) -> int:
-        """Time steps in this call."""
-        return self.shape[0] if self.multi_step and self.shape else 1
+__all__ = ["Tracer"]
 
 
 class Tracer:
@@ -98,7 +35,7 @@ class Tracer:
 
     Args:
         model: The bare model.
-        quantities: What to measure of spiking layers, of ``QUANTITIES``.
+        quantities: What to measure of spiking layers, the names of columns.
         per_step: Keep the time steps of multi-step calls apart.
         alive_threshold: A potential is alive where the surrogate's derivative is above this.
         neuron_types: Classes to take for spiking neurons besides SpikingJelly's.
@@ -120,7 +57,11 @@ class Tracer:
         neuron_types: tuple[type, ...] = (),
     ) -> None:
         self.model = model
-        self.quantities = frozenset(quantities)
+        measures = {name: SPIKE_MEASURES[name] for name in quantities}
+        self._at_output = {n: m for n, m in measures.items() if m.at == "output"}
+        self._at_gradient = {n: m for n, m in measures.items() if m.at == "gradient"}
+        self._at_potentials = {n: m for n, m in measures.items() if m.at == "potentials"}
+        self.measures_spikes = bool(measures)
         self.per_step = per_step
         self._count_alive = AliveCounter(alive_threshold)
         self.layers: list[WeightLayer] = []
@@ -162,12 +103,12 @@ class Tracer:
         add(self.model.register_forward_pre_hook(self._before_model))
         for module in self._layer_names:
             add(module.register_forward_pre_hook(self._before_layer))
-        if not self.quantities:
+        if not self.measures_spikes:
             return
         for module in self.neurons:
             add(module.register_forward_pre_hook(self._before_neuron))
             add(module.register_forward_hook(self._after_neuron, always_call=True))
-        if "alive" not in self.quantities:
+        if not self._at_potentials:
             return
         functions = {getattr(module, "surrogate_function", None) for module in self.neurons}
         for function in functions:
@@ -195,15 +136,18 @@ class Tracer:
     def forget_gradients(self) -> None:
         """Forget the gradients of the calls, for another backward pass through the same graph."""
         for call in {id(call): call for calls in self.calls.values() for call in calls}.values():
-            call.grad_norm, call.grads = None, 0
+            call.grads = 0
+            for name in self._at_gradient:
+                call.noted.pop(name, None)
 
     def _begin_forward(self) -> None:
+        """Begin to collect the layers that ran, each to be followed by a spiking layer."""
         self._pending: dict[str, None] = {}
         self._ran: set[str] = set()
-        self._task = _backward_task()
+        self._task = backward_task()
 
     def _before_model(self, model: nn.Module, args: Any) -> None:
-        if not torch.is_grad_enabled() or _backward_task() != NO_BACKWARD:
+        if not torch.is_grad_enabled() or in_backward():
             return
         if self._backward_began:
             self._batch, self._turn, self._backward_began = self._batch + 1, 0, False
@@ -219,8 +163,10 @@ class Tracer:
             self.order.append(name)
         if not torch.is_grad_enabled():
             return
-        # A container runs its part again for the next time step, or a checkpoint in backward.
-        if name in self._ran or self._task != _backward_task():
+        # The network starts anew without a call of the model where a container runs a part of it
+        # for the next time step, and where a checkpoint runs a part again during backward. Layers
+        # that ran before are then not followed by the spiking layers that run now.
+        if name in self._ran or self._task != backward_task():
             self._begin_forward()
         self._ran.add(name)
         self._pending[name] = None
@@ -232,7 +178,7 @@ class Tracer:
         multi_step = getattr(module, "step_mode", "m") == "m"
         running = _Running(module, Call(name, self._batch, self._turn, multi_step), self)
         self._running.append(running)
-        if "alive" in self.quantities:
+        if self._at_potentials:
             running.open()
 
     def _after_neuron(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -250,9 +196,7 @@ class Tracer:
 
     def _note(self, call: Call, spikes: Tensor) -> None:
         call.shape = spikes.shape
-        axes = self._axes(call, spikes)
-        if "firing_rate" in self.quantities:
-            call.fired = torch.count_nonzero(spikes.detach(), axes)
+        self._reduce(call, self._at_output, spikes.detach())
         for name in self._pending:
             self.calls.setdefault(name, []).append(call)
         self._pending = {}
@@ -261,17 +205,26 @@ class Tracer:
             def on_gradient(grad: Tensor) -> None:
                 self._backward_began = True
                 call.grads += 1
-                if "output_grad_norm" in self.quantities:
-                    call.grad_norm = l2_norm(grad, axes)
+                self._reduce(call, self._at_gradient, grad.detach())
 
             self._tensor_handles.append(spikes.register_hook(on_gradient))
+
+    def _reduce(self, call: Call, measures: Mapping[str, SpikeMeasure], x: Tensor) -> None:
+        """Keep of a tensor what the measures reduce it to, and nothing of an earlier one."""
+        axes = self._axes(call, x)
+        for name, measure in measures.items():
+            call.noted[name] = Noted([measure.reduce(x, axes)], x.numel())
 
     def note_potentials(
         self, call: Call, x: Tensor, function: nn.Module, overwrite: bool = False
     ) -> None:
-        """Count the alive ones among ``x``, the input of a neuron's surrogate function."""
-        call.alive.append(self._count_alive(function, x, self._axes(call, x), overwrite))
-        call.potentials.append(x.numel())
+        """Keep what is measured of ``x``, the input of a neuron's surrogate function."""
+        axes = self._axes(call, x)
+        overwrite = overwrite and len(self._at_potentials) == 1
+        seen = Potentials(x, function, self._count_alive, overwrite)
+        for name, measure in self._at_potentials.items():
+            noted = call.noted.setdefault(name, Noted())
+            noted.add(measure.reduce(seen, axes), x.numel())
 
     def _axes(self, call: Call, x: Tensor) -> tuple[int, ...] | None:
         """The axes to reduce over, ``None`` for all."""
@@ -302,22 +255,11 @@ class _Running(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        namespace = getattr(func, "namespace", "")
-        if namespace in _FUSED_NEURONS and func.__name__.startswith("forward"):
-            self._note_fused(namespace, output)
+        x = potentials_of(func, output, self.module)
+        if x is not None:
+            surrogate: Any = self.module.surrogate_function
+            self.tracer.note_potentials(self.call, x, surrogate, overwrite=True)
         return output
-
-    def _note_fused(self, namespace: str, outputs: tuple[Tensor, ...]) -> None:
-        module: Any = self.module
-        charged = outputs[_FUSED_NEURONS[namespace]].detach()
-        threshold = module.v_threshold
-        x = charged / threshold if namespace == "sj_ilif" else charged - threshold
-        self.tracer.note_potentials(self.call, x, module.surrogate_function, overwrite=True)
-
-
-def _backward_task() -> int:
-    """The backward pass that is running in this thread, ``NO_BACKWARD`` if none."""
-    return torch._C._current_graph_task_id()
 
 
 def _without_heads(model: nn.Module | None) -> Iterable[tuple[str, nn.Module]]:

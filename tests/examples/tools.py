@@ -31,8 +31,8 @@ _context.set_forkserver_preload(
         "torch.distributed",
         "torch.utils.tensorboard",
         "torchvision.transforms.v2",
-        "sj_shortcut.gradients.recorder",
-        "sj_shortcut.plots.plots",
+        "sj_shortcut.gradients",
+        "sj_shortcut.plots",
     ]
 )
 

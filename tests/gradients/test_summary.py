@@ -3,7 +3,9 @@ import math
 import pandas as pd
 import pytest
 
-from sj_shortcut import summarize
+from sj_shortcut import (
+    summarize,
+)
 
 
 def frame(norms: list[float], **columns: object) -> pd.DataFrame:

@@ -1,0 +1,103 @@
+"""Split a gradient by where it comes from: the model's output, each head, and anything else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sj_shortcut.gradients.columns import COLUMNS, Row
+from sj_shortcut.places.example_pass import first_tensor
+from sj_shortcut.shortcuts.branch import ShortcutBranch
+from sj_shortcut.torch_model.norms import joint_norm, wide_dtype
+
+__all__ = ["Gradients", "GradientsFrom", "inner_product", "share_columns", "split_by_source"]
+
+# The gradient of each weight of each layer; ``None`` where none arrives.
+Gradients = dict[str, list[Tensor | None]]
+# Gradients of all layers, going back from a tensor with the gradient there (default 1).
+GradientsFrom = Callable[[Tensor, Tensor | None], Gradients]
+
+# Rounding errors of a gradient in single precision stay below this part of it.
+_ROUNDING = 1e-5
+
+
+def split_by_source(
+    model: nn.Module, loss: Tensor, output: object, whole: Gradients, gradients: GradientsFrom
+) -> Iterator[tuple[str, Gradients]]:
+    """Name and gradients of each source; as vectors they add up to the whole.
+
+    Args:
+        model: The model, after its forward pass.
+        loss: The loss.
+        output: The model's output, as it went into the loss.
+        whole: The gradients of the loss.
+        gradients: Goes back through the model from a tensor.
+    """
+    rest = {name: list(grads) for name, grads in whole.items()}
+    for source, end, grad in _ends(model, loss, output):
+        part = gradients(end, grad) if grad is not None else _none_like(whole)
+        rest = {name: _difference(grads, part[name]) for name, grads in rest.items()}
+        yield source, part
+    if _matters(rest, whole):
+        yield "other", rest
+
+
+def share_columns(row: Row, source: str, along: float, square: float) -> Row:
+    """The columns of one source.
+
+    Args:
+        row: The row so far.
+        source: Name of the source.
+        along: Inner product of its gradient with the whole one.
+        square: Inner product of the whole gradient with itself.
+    """
+    if not math.isnan(square) and row["status"] in ("none", "frozen"):
+        zeros = [column.name for column in COLUMNS.values() if column.zero_unreached]
+        return {"source": source, "share": 0.0, **dict.fromkeys(zeros, 0.0)}
+    return {"source": source, "share": along / square if square else math.nan}
+
+
+def inner_product(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> Tensor | None:
+    """Inner product of two gradients of a layer; ``None`` where they have no weight in common."""
+    products = [
+        (x.detach() * y.detach()).sum(dtype=wide_dtype(x))
+        for x, y in zip(a, b, strict=True)
+        if x is not None and y is not None
+    ]
+    return torch.stack(products).sum() if products else None
+
+
+def _ends(
+    model: nn.Module, loss: Tensor, output: object
+) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """Where the network ends and the loss begins: name, tensor, and gradient of the loss there."""
+    ends = {"main": first_tensor(output)}
+    for branch in model.modules():
+        if isinstance(branch, ShortcutBranch):
+            ends[branch.name] = branch.total
+    used = {name: end for name, end in ends.items() if end is not None and end.requires_grad}
+    grads = torch.autograd.grad(loss, list(used.values()), retain_graph=True, allow_unused=True)
+    for (name, end), grad in zip(used.items(), grads, strict=True):
+        yield name, end, grad
+
+
+def _none_like(gradients: Gradients) -> Gradients:
+    return {name: [None] * len(grads) for name, grads in gradients.items()}
+
+
+def _difference(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> list[Tensor | None]:
+    pairs = zip(a, b, strict=True)
+    return [x if x is None or y is None else x - y for x, y in pairs]
+
+
+def _matters(rest: Gradients, whole: Gradients) -> bool:
+    """Whether the rest of any layer's gradient is more than rounding errors."""
+    for name, grads in rest.items():
+        left = [grad for grad in grads if grad is not None]
+        full = [grad for grad in whole[name] if grad is not None]
+        if left and bool(joint_norm(left) > _ROUNDING * joint_norm(full)):
+            return True
+    return False

@@ -1,0 +1,54 @@
+"""Colours, dashes and markers that tell lines apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.lines import Line2D
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+__all__ = ["COLOURS", "DASHES", "Look", "colours", "in_order", "looks_of"]
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, dashes and marker of a line."""
+
+    colour: Any
+    dashes: str
+    marker: str
+
+    def handle(self, label: str, dashes: str | None = None) -> Line2D:
+        """What stands for the line in a legend."""
+        look = {"color": self.colour, "ls": dashes or self.dashes, "marker": self.marker}
+        return Line2D([], [], lw=1.2, ms=3, label=label, **look)
+
+
+def looks_of(levels: list[Any]) -> list[Look]:
+    """The look of each line, given what they are of: runs by name, say, or epochs in order."""
+    ordered = in_order(levels)
+    return [
+        Look(colour, DASHES[i % len(DASHES)], _MARKERS[i % len(_MARKERS)])
+        if not ordered
+        else Look(colour, "-", "o")
+        for i, colour in enumerate(colours(len(levels), by_order=ordered))
+    ]
+
+
+def in_order(levels: list[Any]) -> bool:
+    """Whether levels are numbers enough for a scale of colours to say more than distinct ones."""
+    return len(levels) > 3 and all(
+        isinstance(level, int | float) and not isinstance(level, bool) for level in levels
+    )
+
+
+def colours(count: int, by_order: bool) -> list[Any]:
+    """Colours to tell apart, or where the order matters, a scale from dark to bright."""
+    if not by_order:
+        return [COLOURS[i % len(COLOURS)] for i in range(count)]
+    return [mpl.colormaps["viridis"](0.92 * i / max(count - 1, 1)) for i in range(count)]

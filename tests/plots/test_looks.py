@@ -1,0 +1,24 @@
+import pandas as pd
+
+from sj_shortcut import (
+    plot_gradient_flow,
+)
+from tests.plots.tools import drawn, flow, labels
+
+
+def test_flow_tells_lines_apart_without_colour() -> None:
+    frame = pd.concat([flow(run=f"run {i}") for i in range(7)])
+    looks = [
+        (line.get_linestyle(), line.get_marker(), line.get_color())
+        for line in plot_gradient_flow(frame).lines
+    ]
+    assert len({look[:2] for look in looks}) == 7
+    assert len({look[2] for look in looks}) == 7
+
+
+def test_flow_over_epochs_has_a_scale_of_colours_and_few_legend_entries() -> None:
+    frame = pd.concat([flow(epoch=epoch) for epoch in (3, 0, 2, 1, 10, 20, 30, 40)])
+    ax = plot_gradient_flow(frame, hue="epoch")
+    assert len(drawn(ax)) == 8
+    assert labels(ax)[0] == "0" and labels(ax)[-1] == "40" and len(labels(ax)) == 5
+    assert ax.get_legend().get_title().get_text() == "epoch"

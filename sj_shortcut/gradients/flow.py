@@ -92,7 +92,8 @@ def gradient_flow(
             inside it is measured, in this process alone.
         loss_fn: Any criterion ``(output, y) -> loss``, :class:`ShortcutLoss` included.
         batches: One ``(x, y)``, or an iterable of them. Tensors are moved to the model's device.
-            In step mode 's', x is ``[T, N, ...]`` and the model is called once a time step.
+            The model is called once with x, or with each step of an x ``[T, N, ...]`` where one
+            call of the model is one time step.
         by_source: Whether to split the gradient by the heads it comes from. A model without heads
             has ``"main"`` only.
         activity: What to measure of spiking layers, see :class:`GradientRecorder`.
@@ -137,7 +138,7 @@ def gradient_flow(
     )
     if not tracer.layers:
         raise ValueError(f"{type(bare).__name__} has no layer with weights to measure.")
-    flow = _Flow(bare, loss_fn, forward, tracer, by_source, per_step)
+    flow = _Flow(bare, loss_fn, forward, tracer, by_source, per_step, neuron_types)
     kept = [module for module in (bare, loss_fn) if isinstance(module, nn.Module)]
     with preserved(*kept), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         if not bare.training:
@@ -165,8 +166,10 @@ class _Flow:
         tracer: Tracer,
         by_source: bool,
         per_step: bool,
+        neuron_types: tuple[type, ...],
     ) -> None:
         self.model = model
+        self.neuron_types = neuron_types
         self.loss_fn = loss_fn
         self.forward = forward
         self.tracer = tracer
@@ -180,8 +183,9 @@ class _Flow:
         """Measure one batch."""
         device = next(self.model.parameters()).device
         reset_states(self.model)
-        output = self._output(moved_to(x, device))
-        loss = self.loss_fn(output, moved_to(y, device))
+        x, y = moved_to(x, device), moved_to(y, device)
+        output = self._output(x, y)
+        loss = self.loss_fn(output, y)
         _check_loss(loss)
         for source, grads, whole in self._sources(loss, output):
             self._note(source, grads, whole)
@@ -189,10 +193,10 @@ class _Flow:
         self.tracer.forget()
         self.batches += 1
 
-    def _output(self, x: Any) -> Any:
+    def _output(self, x: Any, y: Any) -> Any:
         if self.forward is not None:
             return self.forward(self.model, x)
-        each_step = called_each_step(self.model, self.tracer.neurons)
+        each_step = called_each_step(self.model, x, y, self.neuron_types)
         averaged = not getattr(self.loss_fn, "per_step", False)
         return run(self.model, x, each_step, averaged)
 
@@ -200,22 +204,22 @@ class _Flow:
         self, loss: Tensor, output: Any
     ) -> Iterator[tuple[str, Gradients, Gradients | None]]:
         """Name and gradients of each source, and the gradients of all of them together."""
-        whole = self._gradients(loss, None)
+        whole = self._gradients([loss], None)
         if not self.by_source:
             yield "", whole, None
             return
         self.tracer.forget_gradients()
-        for source, part in split_by_source(self.model, loss, output, whole, self._gradients):
+        for source, part in split_by_source(loss, output, whole, self._gradients):
             yield source, part, whole
 
-    def _gradients(self, root: Tensor, grad: Tensor | None) -> Gradients:
-        """Gradients of all weights, going back from ``root`` with the gradient there."""
+    def _gradients(self, ends: Sequence[Tensor], at: Sequence[Tensor] | None) -> Gradients:
+        """Gradients of all weights, going back from ``ends`` with the gradients there."""
         layers = self.tracer.layers
         weights = {id(w): w for layer in layers for w in layer.weights if w.requires_grad}
         grads: Sequence[Tensor | None] = ()
         if weights:
             grads = torch.autograd.grad(
-                root, list(weights.values()), grad, retain_graph=True, allow_unused=True
+                ends, list(weights.values()), at, retain_graph=True, allow_unused=True
             )
         found = dict(zip(weights, grads, strict=True))
         return {layer.name: [found.get(id(w)) for w in layer.weights] for layer in layers}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sj_shortcut.places.read_modules import find_loop, step_mode_of
+from sj_shortcut.places import steps_in_one_call
 
 __all__ = ["called_each_step", "moved_to", "pairs", "run"]
 
@@ -38,14 +38,39 @@ def run(model: nn.Module, x: Any, each_step: bool, averaged: bool) -> Any:
     return output.mean(0) if timed and averaged else output
 
 
-def called_each_step(model: nn.Module, neurons: Mapping[nn.Module, str]) -> bool:
-    """Whether one call of the model runs one time step, given its spiking layers."""
-    for module, name in neurons.items():
-        if getattr(module, "step_mode", "m") == "s":
-            loop = find_loop(model, name)
-            if loop is None or step_mode_of(model.get_submodule(loop)) == "s":
-                return True
-    return False
+def called_each_step(model: nn.Module, x: Any, y: Any, neuron_types: tuple[type, ...]) -> bool:
+    """Whether the model is to be called once a time step of ``x``, or once in all.
+
+    Args:
+        model: The model.
+        x: The batch.
+        y: Its labels, whose number tells the batch axis of ``x``.
+        neuron_types: Spiking neuron classes of the user's.
+
+    Raises:
+        ValueError: If that cannot be told.
+    """
+    if not isinstance(x, Tensor) or x.ndim < 2:
+        return False
+    steps = steps_in_one_call(model, x, neuron_types)
+    if steps is True:
+        return False  # it has time of its own, or a loop over time inside
+    if steps is None:
+        return True  # it does not take the batch as a whole
+    samples = len(y) if isinstance(y, Tensor) and y.ndim else None
+    first, second = x.shape[0] == samples, x.shape[1] == samples
+    if first != second:
+        return second
+    if steps_in_one_call(model, x[0], neuron_types) is None:
+        return False
+    if samples is None or not first:
+        return True
+    raise ValueError(
+        f"one call of the model is one time step (step mode 's'), and whether x {tuple(x.shape)} "
+        f"for {samples} labels is [T, N, ...] or a single step [N, ...] cannot be told: say with "
+        "forward= how to get from (model, x) to the output, such as forward=lambda model, x: "
+        "torch.stack([model(step) for step in x]).mean(0)."
+    )
 
 
 def pairs(batches: Any) -> Iterator[tuple[Any, Any]]:

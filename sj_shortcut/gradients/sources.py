@@ -6,39 +6,37 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sj_shortcut.gradients.columns import COLUMNS, Row
-from sj_shortcut.places.example_pass import first_tensor
-from sj_shortcut.shortcuts.branch import ShortcutBranch
-from sj_shortcut.torch_model.norms import joint_norm, wide_dtype
+from sj_shortcut.shortcuts.forwards import records_behind
+from sj_shortcut.torch_model import first_tensor, joint_norm, wide_dtype
 
 __all__ = ["Gradients", "GradientsFrom", "inner_product", "share_columns", "split_by_source"]
 
 # The gradient of each weight of each layer; ``None`` where none arrives.
 Gradients = dict[str, list[Tensor | None]]
-# Gradients of all layers, going back from a tensor with the gradient there (default 1).
-GradientsFrom = Callable[[Tensor, Tensor | None], Gradients]
+# Gradients of all layers, going back from tensors with the gradients there (default 1).
+GradientsFrom = Callable[[Sequence[Tensor], Sequence[Tensor] | None], Gradients]
 
 # Rounding errors of a gradient in single precision stay below this part of it.
 _ROUNDING = 1e-5
 
 
 def split_by_source(
-    model: nn.Module, loss: Tensor, output: object, whole: Gradients, gradients: GradientsFrom
+    loss: Tensor, output: object, whole: Gradients, gradients: GradientsFrom
 ) -> Iterator[tuple[str, Gradients]]:
     """Name and gradients of each source; as vectors they add up to the whole.
 
     Args:
-        model: The model, after its forward pass.
         loss: The loss.
         output: The model's output, as it went into the loss.
         whole: The gradients of the loss.
         gradients: Goes back through the model from a tensor.
     """
     rest = {name: list(grads) for name, grads in whole.items()}
-    for source, end, grad in _ends(model, loss, output):
-        part = gradients(end, grad) if grad is not None else _none_like(whole)
+    for source, ends, grads in _ends(loss, output):
+        part = gradients(ends, grads) if ends else _none_like(whole)
         rest = {name: _difference(grads, part[name]) for name, grads in rest.items()}
         yield source, part
     if _matters(rest, whole):
@@ -70,18 +68,24 @@ def inner_product(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> Ten
     return torch.stack(products).sum() if products else None
 
 
-def _ends(
-    model: nn.Module, loss: Tensor, output: object
-) -> Iterator[tuple[str, Tensor, Tensor | None]]:
-    """Where the network ends and the loss begins: name, tensor, and gradient of the loss there."""
-    ends = {"main": first_tensor(output)}
-    for branch in model.modules():
-        if isinstance(branch, ShortcutBranch):
-            ends[branch.name] = branch.total
-    used = {name: end for name, end in ends.items() if end is not None and end.requires_grad}
-    grads = torch.autograd.grad(loss, list(used.values()), retain_graph=True, allow_unused=True)
-    for (name, end), grad in zip(used.items(), grads, strict=True):
-        yield name, end, grad
+def _ends(loss: Tensor, output: object) -> Iterator[tuple[str, list[Tensor], list[Tensor]]]:
+    """Where the network ends and the loss begins: name, tensors, and gradients of the loss there.
+
+    A head that ran once a time step ends in a tensor for each; without gradient they are left out.
+    """
+    main = first_tensor(output)
+    if main is None or not main.requires_grad:
+        return
+    ends: dict[str, list[Tensor]] = {"main": [main]}
+    for record, _ in records_behind(main)[0]:
+        for name in record.forwards.names:
+            ends.setdefault(name, []).extend(record.logits.get(name, ()))
+    every = [end for tensors in ends.values() for end in tensors if end.requires_grad]
+    grads = torch.autograd.grad(loss, every, retain_graph=True, allow_unused=True)
+    found = {id(end): grad for end, grad in zip(every, grads, strict=True)}
+    for name, tensors in ends.items():
+        reached = [end for end in tensors if found.get(id(end)) is not None]
+        yield name, reached, [grad for end in reached if (grad := found[id(end)]) is not None]
 
 
 def _none_like(gradients: Gradients) -> Gradients:

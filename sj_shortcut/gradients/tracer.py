@@ -17,12 +17,13 @@ from torch.overrides import TorchFunctionMode
 
 from sj_shortcut.gradients.spikes import SPIKE_MEASURES, Call, Noted, Potentials, SpikeMeasure
 from sj_shortcut.gradients.weights import WeightLayer
+from sj_shortcut.neurons.calls import known_step_mode
 from sj_shortcut.neurons.families import is_spiking_neuron
 from sj_shortcut.neurons.fused import potentials_of
 from sj_shortcut.neurons.surrogates import AliveCounter
-from sj_shortcut.places.example_pass import first_tensor
-from sj_shortcut.places.read_modules import WEIGHT_LAYERS
+from sj_shortcut.places import WEIGHT_LAYERS
 from sj_shortcut.shortcuts.branch import ShortcutBranch
+from sj_shortcut.torch_model import first_tensor
 from sj_shortcut.torch_model.backward import backward_task, in_backward
 
 __all__ = ["Tracer"]
@@ -175,7 +176,7 @@ class Tracer:
         name = self.neurons.get(module)
         if name is None or not torch.is_grad_enabled():
             return
-        multi_step = getattr(module, "step_mode", "m") == "m"
+        multi_step = known_step_mode(module) == "m"
         running = _Running(module, Call(name, self._batch, self._turn, multi_step), self)
         self._running.append(running)
         if self._at_potentials:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from sj_shortcut.neurons.backend import is_spiking_neuron
+from sj_shortcut.neurons import is_spiking_neuron
 from sj_shortcut.places.example_pass import WEIGHT_LAYERS
 
 __all__ = ["main_output", "read_num_classes", "without_ones", "why_no_classes"]

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedTensorMixin
 
-from sj_shortcut.neurons.backend import is_spiking_neuron
+from sj_shortcut.neurons import is_spiking_neuron
 from sj_shortcut.neurons.memory import reset_states
 from sj_shortcut.places.axes import OutputAxes, find_layouts, reached, read_output, read_times
 from sj_shortcut.places.classes import main_output, why_no_classes, without_ones
@@ -20,7 +20,7 @@ from sj_shortcut.places.layout import Layout
 from sj_shortcut.places.time_axis import TimeAxis
 from sj_shortcut.torch_model import tensors_in
 
-__all__ = ["Look", "look_at"]
+__all__ = ["Look", "look_at", "steps_in_one_call"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,32 @@ def look_at(
             axes = read_output(seen, outputs[main], times)
         layouts = find_layouts(seen, axes, times, wanted)
         return _summary(seen, outputs, main, axes, layouts, times)
+
+
+def steps_in_one_call(
+    model: nn.Module, x: Tensor, neuron_types: tuple[type, ...] = ()
+) -> bool | None:
+    """Whether one call of a model runs several time steps, seen in a pass that leaves no trace.
+
+    Args:
+        model: The model.
+        x: What to call it with.
+        neuron_types: Classes to take for spiking neurons besides SpikingJelly's.
+
+    Returns:
+        True if a spiking layer has time of its own or is called again, False if every one runs a
+        single time step; ``None`` if the model does not take ``x``.
+    """
+    is_neuron = partial(is_spiking_neuron, extra=neuron_types)
+    with untouched(model):
+        try:
+            seen = run_pass(model, (x,), {}, is_neuron)
+        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError):
+            return None
+        if any(_is_unbatched(s.module, s.shape) for s in seen.sights.values()):
+            return None
+        times = read_times(seen, is_neuron)
+        return any(t.axis is not None or seen.sights[n].calls > 1 for n, t in times.items())
 
 
 def _summary(

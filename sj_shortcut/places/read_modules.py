@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import UninitializedTensorMixin
 
-from sj_shortcut.neurons.backend import is_spiking_neuron
+from sj_shortcut.neurons import is_spiking_neuron
 from sj_shortcut.places.example_pass import WEIGHT_LAYERS
 
 __all__ = ["Place", "read_modules"]
@@ -99,6 +99,8 @@ class _Reader:
             return place
         place.chain = name == "" or isinstance(module, _CHAINS) or not self._is_block(module)
         for child_name, child in module.named_children():
+            if getattr(child, "is_shortcut_branch", False):
+                continue
             if self._neurons_in(child):
                 place.parts.append(self.visit(f"{name}.{child_name}".lstrip("."), child))
             else:

@@ -34,6 +34,9 @@ class ShortcutBranch(Resettable):
         forwards: What the heads of one model know of its forward passes.
     """
 
+    # What reads the places of a model passes over it.
+    is_shortcut_branch = True
+
     def __init__(
         self,
         name: str,
@@ -42,13 +45,14 @@ class ShortcutBranch(Resettable):
         num_classes: int,
         forwards: Forwards | None = None,
     ) -> None:
+        # Before the base class, which sets a first step mode.
+        self.forwards = forwards if forwards is not None else Forwards()
+        self._mode_of_head = ""
         super().__init__()
         self.name = name
         self.head = head
         self.channels = channels
         self.num_classes = num_classes
-        self.forwards = forwards if forwards is not None else Forwards()
-        self._mode_of_head = ""
         self.takes_time = "with_time" in inspect.signature(head.forward).parameters
         self.sees_steps = not self.takes_time and has_step_mode(head)
 
@@ -119,8 +123,9 @@ class ShortcutBranch(Resettable):
         axes = "[T, N, C, ...]" if with_time else "[N, C, ...]"
         raise ValueError(
             f"the shortcut head at '{self.name}' was made for {self.channels} channels, but its "
-            f"point gave {tuple(x.shape)}, read as {axes}. Where a made-up batch does not tell the channels, pass example_input= to "
-            "wrap_with_shortcuts; where the axes were misread, pass layout=."
+            f"point gave {tuple(x.shape)}, read as {axes}. Where a made-up batch does "
+            "not tell the channels, pass example_input= to wrap_with_shortcuts; where the axes were "
+            "misread, pass layout=."
         )
 
     def _checked(self, logits: Any, ndims: tuple[int, ...]) -> Tensor:

@@ -77,11 +77,10 @@ def after_point(
     if getattr(module, "_is_replica", False):
         raise RuntimeError(NO_DATA_PARALLEL)
     graded = torch.is_grad_enabled()
-    if not (forwards.always_on or (module.training and graded)):
-        if record is not None and not graded and module.training and record.graded:
-            record.blocked.append(name)
-        elif record is not None and record.graded and not module.training:
-            record.asleep.append(name)
+    trained = forwards.trained
+    if not (forwards.always_on or (trained and module.training and graded)):
+        if record is not None and record.graded and trained:
+            (record.asleep if not module.training else record.blocked).append(name)
         return
     feature = first_tensor(output)
     if feature is None:

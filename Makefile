@@ -12,14 +12,19 @@ SPIKINGJELLY ?= spikingjelly==2.0.0
 # The generation of 2023, which most published code uses. Only laid over .venv, not installed.
 OLD_SPIKINGJELLY := spikingjelly==0.0.0.0.14
 
+# The demo needs no GPU. pip prefers 2.14.1+cpu from here to 2.14.1, and takes that where it cannot
+# have the former; machines with a GPU get the CUDA build, for the sake of `make test`.
+CPU_BUILD := $(if $(shell command -v nvidia-smi),,\
+    --extra-index-url https://download.pytorch.org/whl/cpu --timeout 15 --retries 2)
+
 VENV := .venv
 PY := $(VENV)/bin/python
 OLD := $(VENV)/spikingjelly-0.0.0.0.14
-PIP_INSTALL := $(PY) -m pip --quiet --disable-pip-version-check install
+PIP_INSTALL := $(PY) -m pip --disable-pip-version-check install
 PYTEST := $(PY) -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-new test-old lint clean
 
 help:
 	@echo 'make demo   train a small network with and without shortcuts (examples/quickstart.py)'
@@ -28,11 +33,27 @@ help:
 	@echo 'make clean  remove .venv and every cache and build output'
 
 demo: $(VENV)/.examples-ready
+	@echo 'Training twice, about a minute each; --help of the script lists what can be changed.'
 	$(PY) examples/quickstart.py
 
-test: lint $(OLD)/.ready
-	$(PYTEST)
-	PYTHONPATH='$(CURDIR)/$(OLD)' $(PYTEST)
+# All three always run, and all three results stand at the end.
+test:
+	@status=0; rm -f $(VENV)/new.xml $(VENV)/old.xml; \
+	lint=passed; $(MAKE) --no-print-directory lint || { lint=FAILED; status=1; }; \
+	new=passed; $(MAKE) --no-print-directory test-new || { new=FAILED; status=1; }; \
+	old=passed; $(MAKE) --no-print-directory test-old || { old=FAILED; status=1; }; \
+	count() { sed -n 's/.*<testsuite [^>]*errors="\([0-9]*\)" failures="\([0-9]*\)" \
+	skipped="\([0-9]*\)" tests="\([0-9]*\)".*/\4 tests: \2 failed, \1 errors, \3 skipped/p' $$1; }; \
+	echo; echo "ruff and mypy             $$lint"; \
+	echo "$(SPIKINGJELLY)       $$new  $$(count $(VENV)/new.xml 2>/dev/null)"; \
+	echo "$(OLD_SPIKINGJELLY)  $$old  $$(count $(VENV)/old.xml 2>/dev/null)"; \
+	exit $$status
+
+test-new: $(VENV)/.test-ready
+	$(PYTEST) --junit-xml=$(VENV)/new.xml
+
+test-old: $(VENV)/.test-ready $(OLD)/.ready
+	PYTHONPATH='$(abspath $(OLD))' $(PYTEST) --junit-xml=$(VENV)/old.xml
 
 lint: $(VENV)/.test-ready
 	$(PY) -m ruff check .
@@ -40,19 +61,29 @@ lint: $(VENV)/.test-ready
 	$(PY) -m mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .ci/venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(PY):
+# The files named .…ready are written last: what was interrupted is begun again.
+$(VENV)/.python-ready:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo 'Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ...' >&2; exit 1; }
+	@echo 'Setting up $(VENV), once: some minutes, up to 3 GB to download and 6 GB on'
+	@echo 'the disk, most of it the CUDA build of PyTorch; the demo takes the CPU build, a fraction of'
+	@echo 'that, where pip can have it.'
 	$(PYTHON) -m venv $(VENV)
-
-# Order-only on the interpreter: its date is that of the Python it links to, and says nothing.
-$(VENV)/.%-ready: pyproject.toml Makefile | $(PY)
-	$(PIP_INSTALL) $(TORCH) $(SPIKINGJELLY) --editable '.[$*]'
 	@touch $@
 
-$(OLD)/.ready: Makefile | $(PY)
+# Order-only on the interpreter, which the other files need, but need not be newer than.
+$(VENV)/.examples-ready: pyproject.toml Makefile | $(VENV)/.python-ready
+	$(PIP_INSTALL) --no-deps $(CPU_BUILD) $(TORCH)
+	$(PIP_INSTALL) $(TORCH) $(SPIKINGJELLY) --editable '.[examples]'
+	@touch $@
+
+$(VENV)/.test-ready: pyproject.toml Makefile | $(VENV)/.python-ready
+	$(PIP_INSTALL) $(TORCH) $(SPIKINGJELLY) --editable '.[test]'
+	@touch $@
+
+$(OLD)/.ready: Makefile | $(VENV)/.python-ready
 	$(PIP_INSTALL) --no-deps --upgrade --target $(OLD) $(OLD_SPIKINGJELLY)
 	@touch $@

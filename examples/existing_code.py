@@ -18,9 +18,11 @@ from spikingjelly.activation_based import functional, layer, neuron, surrogate
 
 from sj_shortcut import EvolutionarySchedule, ShortcutLoss, remove_shortcuts, wrap_with_shortcuts
 
+__all__ = ["CSNN", "main", "mse_of_one_hot"]
+
 
 class CSNN(nn.Module):
-    def __init__(self, T: int, channels: int):
+    def __init__(self, T: int, channels: int) -> None:
         super().__init__()
         self.T = T
         self.conv_fc = nn.Sequential(
@@ -40,16 +42,17 @@ class CSNN(nn.Module):
         )
         functional.set_step_mode(self, step_mode="m")
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x_seq = x.unsqueeze(0).repeat(self.T, 1, 1, 1, 1)  # [N, C, H, W] -> [T, N, C, H, W]
-        return self.conv_fc(x_seq).mean(0)  # firing rates
+        rates: torch.Tensor = self.conv_fc(x_seq).mean(0)
+        return rates
 
 
-def mse_of_one_hot(out: torch.Tensor, label: torch.Tensor):
+def mse_of_one_hot(out: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     return F.mse_loss(out, F.one_hot(label, 10).float())
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description="Classify Fashion-MNIST")
     parser.add_argument("-T", default=4, type=int, help="time steps (default: 4)")
     parser.add_argument("-device", default="cpu", help="cpu or cuda:0 (default: cpu)")
@@ -71,7 +74,7 @@ def main():
     train_loader = torch.utils.data.DataLoader(data[True], args.b, shuffle=True, num_workers=args.j)
     test_loader = torch.utils.data.DataLoader(data[False], args.b, num_workers=args.j)
 
-    net = CSNN(args.T, args.channels)
+    net: nn.Module = CSNN(args.T, args.channels)
     net = wrap_with_shortcuts(net, at=["conv_fc.2", "conv_fc.6"])  # <- 1 of 3
     net.to(args.device)
 
@@ -111,7 +114,8 @@ def main():
         print(
             f"epoch = {epoch}, train_loss = {train_loss / train_samples:.4f}, "
             f"train_acc = {train_acc / train_samples:.4f}, "
-            f"test_acc = {test_acc / test_samples:.4f}, {time.time() - start_time:.1f} s"
+            f"test_acc = {test_acc / test_samples:.4f}, {time.time() - start_time:.1f} s",
+            flush=True,
         )
 
     # Training is over; to deploy the network as it was written, take the heads out again.

@@ -8,6 +8,8 @@ accuracies are those of the same network. The images come with scikit-learn.
 from __future__ import annotations
 
 import argparse
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +27,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sj_shortcut import ShortcutLoss, remove_shortcuts, wrap_with_shortcuts
+
+__all__ = ["main"]
 
 CLASSES = 10
 WIDTHS = (16, 32, 64)
@@ -47,18 +51,21 @@ def main() -> None:
     }
     print(f"\n{args.depth} convolutional layers, {args.epochs} epochs, seed {args.seed}:\n")
     print(make_table(results).to_string())
-    draw(results).savefig(args.out, dpi=150)
+    save(draw(results), args.out)
     print(f"\nCurves: {args.out}")
 
 
 # Training: what the shortcuts add to an ordinary SpikingJelly script is numbered.
 
 
-def prepare(args: argparse.Namespace, with_shortcuts: bool) -> tuple[nn.Module, nn.Module]:
+Criterion = nn.CrossEntropyLoss | ShortcutLoss
+
+
+def prepare(args: argparse.Namespace, with_shortcuts: bool) -> tuple[nn.Module, Criterion]:
     """The network, which for one seed has the same weights either way, and its loss."""
     torch.manual_seed(args.seed)
-    model = plain_network(args.depth)
-    criterion = nn.CrossEntropyLoss()
+    model: nn.Module = plain_network(args.depth)
+    criterion: Criterion = nn.CrossEntropyLoss()
     if with_shortcuts:
         model = wrap_with_shortcuts(model, at=args.at)  # 1
         criterion = ShortcutLoss(model, criterion)  # 2
@@ -70,17 +77,21 @@ def train(data: Data, args: argparse.Namespace, with_shortcuts: bool) -> Result:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     learning_rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
     result = Result()
-    progress = tqdm(range(args.epochs), f"{'with shortcuts' if with_shortcuts else 'as it is':14}")
+    name = f"{'with shortcuts' if with_shortcuts else 'as it is':14}"
+    progress = tqdm(range(args.epochs), name, disable=None)  # no bar where the output is a file
     for epoch in progress:
         began = time.perf_counter()
         norms = train_epoch(model, criterion, optimizer, batches(data, args.seed + epoch))
         result.seconds.append(time.perf_counter() - began)
         learning_rate.step()
-        if with_shortcuts:
+        if isinstance(criterion, ShortcutLoss):
             criterion.schedule.step()  # 3
         result.gradient_norms.append(norms)
         result.test_accuracy.append(measure_accuracy(model, data))
-        progress.set_postfix_str(f"test accuracy {result.test_accuracy[-1]:.1%}")
+        accuracy = f"test accuracy {result.test_accuracy[-1]:.1%}"
+        progress.set_postfix_str(accuracy)
+        if progress.disable:
+            print(f"{name}  epoch {epoch + 1}/{args.epochs}  {accuracy}", flush=True)
     if with_shortcuts:
         model = remove_shortcuts(model)
     result.final_accuracy = measure_accuracy(model, data)
@@ -108,7 +119,8 @@ def train_epoch(
 def gradient_norms(model: nn.Module) -> Tensor:
     """L2 norm of the gradient of each convolution's weights, from the first layer to the last."""
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    return torch.stack([convolution.weight.grad.norm() for convolution in convolutions])
+    gradients = [convolution.weight.grad for convolution in convolutions]
+    return torch.stack([gradient.norm() for gradient in gradients if gradient is not None])
 
 
 @torch.no_grad()
@@ -117,7 +129,8 @@ def measure_accuracy(model: nn.Module, data: Data) -> float:
     predicted = model(over_time(data.x_test)).mean(0).argmax(1)
     functional.reset_net(model)
     model.train()
-    return (predicted == data.y_test).float().mean().item()
+    share: Tensor = (predicted == data.y_test).float().mean()
+    return share.item()
 
 
 @dataclass
@@ -274,7 +287,19 @@ def check_writable(path: Path) -> None:
     if path.suffix != ".png":
         raise OSError(f"'{path}' does not end in .png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.open("ab").close()
+    if path.is_dir():
+        raise OSError(f"'{path}' is a folder")
+    tempfile.TemporaryFile(dir=path.parent).close()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Put the figure in its place when it is whole: no half of one, whatever happens."""
+    half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(half, format="png", dpi=150)
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

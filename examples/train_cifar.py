@@ -16,17 +16,17 @@ from __future__ import annotations
 
 import argparse
 
-import options
-import static_data
-import training
+from trainer import errors, flags, images, settings, training
+
+__all__ = ["build_parser", "main"]
 
 
 def main(argv: list[str]) -> int:
-    return training.train(options.parse(build_parser(), argv), "train_cifar.py", static_data.load)
+    return training.train(settings.parse(build_parser(), argv), "train_cifar.py", images.load)
 
 
-def build_parser() -> options.Parser:
-    parser = options.Parser(
+def build_parser() -> flags.Parser:
+    parser = flags.Parser(
         prog="train_cifar.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -42,10 +42,10 @@ def build_parser() -> options.Parser:
         "(default: %(default)s)",
     )
     add("--data-dir", default="data", help="where the data is, or goes (default: %(default)s)")
-    options.add_subset_flags(group)
+    flags.add_subset_flags(group)
     add(
         "--image-size",
-        type=options.count,
+        type=flags.count,
         metavar="PIXELS",
         help="resize images to this (default: 32 with --dataset folder, else as they are)",
     )
@@ -62,19 +62,19 @@ def build_parser() -> options.Parser:
     )
     add(
         "--cutout",
-        type=options.natural,
+        type=flags.natural,
         default=0,
         metavar="PIXELS",
         help="blank a random square of this side; 16 is usual on CIFAR (default: %(default)s: "
         "none)",
     )
-    add("--T", type=options.count, default=4, help="time steps (default: %(default)s)")
-    options.add_model_flags(parser, model="resnet20")
-    options.add_method_flags(parser)
-    options.add_training_flags(parser, epochs=100, batch_size=128)
-    options.add_output_flags(parser)
+    add("--T", type=flags.count, default=4, help="time steps (default: %(default)s)")
+    flags.add_model_flags(parser, model="resnet20")
+    flags.add_method_flags(parser)
+    flags.add_training_flags(parser, epochs=100, batch_size=128)
+    flags.add_output_flags(parser)
     return parser
 
 
 if __name__ == "__main__":
-    options.run(main)
+    errors.run(main)

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import argparse
 
-import event_data
-import options
-import training
+from trainer import errors, events, flags, settings, training
+
+__all__ = ["build_parser", "main"]
 
 
 def main(argv: list[str]) -> int:
-    return training.train(options.parse(build_parser(), argv), "train_dvs.py", event_data.load)
+    return training.train(settings.parse(build_parser(), argv), "train_dvs.py", events.load)
 
 
-def build_parser() -> options.Parser:
-    parser = options.Parser(
+def build_parser() -> flags.Parser:
+    parser = flags.Parser(
         prog="train_dvs.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -33,7 +33,7 @@ def build_parser() -> options.Parser:
     add = group.add_argument
     add(
         "--dataset",
-        choices=tuple(event_data.DATASETS),
+        choices=tuple(events.DATASETS),
         default="n-mnist",
         help="(default: %(default)s)",
     )
@@ -43,13 +43,13 @@ def build_parser() -> options.Parser:
         help="folder of this data set, in which SpikingJelly also keeps what it converts "
         "(default: %(default)s)",
     )
-    options.add_subset_flags(group)
+    flags.add_subset_flags(group)
     add(
         "--frames",
         "--T",
         dest="T",
         metavar="T",
-        type=options.count,
+        type=flags.count,
         default=10,
         help="frames a recording is made into, which are the time steps (default: %(default)s)",
     )
@@ -61,7 +61,7 @@ def build_parser() -> options.Parser:
     )
     add(
         "--resize",
-        type=options.natural,
+        type=flags.natural,
         default=0,
         metavar="PIXELS",
         help="resize frames to this (default: %(default)s: as they are)",
@@ -74,18 +74,18 @@ def build_parser() -> options.Parser:
     )
     add(
         "--roll",
-        type=options.natural,
+        type=flags.natural,
         default=0,
         metavar="PIXELS",
         help="shift training recordings by up to this much, around the edges "
         "(default: %(default)s: not at all)",
     )
-    options.add_model_flags(parser, model="resnet20")
-    options.add_method_flags(parser)
-    options.add_training_flags(parser, epochs=100, batch_size=32)
-    options.add_output_flags(parser)
+    flags.add_model_flags(parser, model="resnet20")
+    flags.add_method_flags(parser)
+    flags.add_training_flags(parser, epochs=100, batch_size=32)
+    flags.add_output_flags(parser)
     return parser
 
 
 if __name__ == "__main__":
-    options.run(main)
+    errors.run(main)

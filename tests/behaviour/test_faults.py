@@ -653,7 +653,7 @@ def training(model: Net, steps: list[Tensor], wait: Callable[[], object]) -> Cal
 def test_two_copies_train_side_by_side_as_one_after_the_other(kind, mode):
     models = [wrapped(kind, mode) for _ in range(4)]
     data = [[batch(seed) for seed in range(start, start + 12)] for start in (0, 100)]
-    barrier = threading.Barrier(2, timeout=60)
+    barrier = threading.Barrier(2, timeout=1500)
     in_threads(*(training(models[i], data[i], barrier.wait) for i in range(2)))
     for i in range(2):
         training(models[2 + i], data[i], lambda: None)()

@@ -44,7 +44,7 @@ from tests.nets.random_neurons import Weights
 # Networks are large as hypothesis's examples go.
 drawn = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 DEEP = drawn.max_examples >= 1000
-pytestmark = pytest.mark.timeout(0 if DEEP else 300)
+pytestmark = pytest.mark.timeout(0 if DEEP else 1800)
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
 

@@ -4,24 +4,11 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from tests.examples.tools import EXAMPLES, TINY, run, succeed
-
-
-def make_images(root, train=("cat", "dog"), test=("cat", "dog")):
-    for part, classes in (("train", train), ("test", test)):
-        for name in classes:
-            folder = root / part / name
-            folder.mkdir(parents=True)
-            for i in range(4):
-                pixels = np.full((10, 12, 3), 20 * i, np.uint8)
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-    return ["--dataset", "folder", "--data-dir", root, "--image-size", "8", *NET]
-
+from tests.examples.data_sets import make_images, no_network
+from tests.examples.scripts import EXAMPLES, HANG, TINY, run, succeed
 
 NET = "--model plain:4 --width 4 --T 1 --epochs 1 --batch-size 4 --workers 0".split()
 
@@ -29,7 +16,7 @@ NET = "--model plain:4 --width 4 --T 1 --epochs 1 --batch-size 4 --workers 0".sp
 def test_folders(tmp_path):
     log, out = tmp_path / "log", ["--out", tmp_path / "run"]
     root = tmp_path / "data"
-    flags = [*make_images(root), *out]
+    flags = [*make_images(root), *NET, *out]
     succeed("train_cifar.py", *flags, log=log)
     (tmp_path / "run").rename(tmp_path / "good")
 
@@ -51,23 +38,13 @@ def test_folders(tmp_path):
     }
     for name, (train, test, text, path) in cases.items():
         other = tmp_path / name
-        flags = make_images(other, train, test)
+        flags = [*make_images(other, train, test), *NET]
         if name == "empty class":
             (other / "train" / "emu").mkdir()
         (tmp_path / "run" / "last.pt").unlink(missing_ok=True)
         error = run("train_cifar.py", *flags, *out, log=log).error
         assert text in error and str(other / path) in error, error
         assert not list((tmp_path / "run").glob("model.pt"))
-
-
-def no_network():
-    import urllib.error
-    import urllib.request
-
-    def refuse(*args, **kwargs):
-        raise urllib.error.URLError("no network")
-
-    urllib.request.urlopen = refuse
 
 
 @pytest.mark.parametrize(
@@ -154,7 +131,7 @@ def test_debug_shows_the_traceback(tmp_path):
 def test_help_of_a_fresh_process_documents_every_flag_with_its_default(script):
     command = [sys.executable, str(EXAMPLES / script), "--help"]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "100"}
+        command, capture_output=True, text=True, timeout=HANG, env={**os.environ, "COLUMNS": "100"}
     )
     assert done.returncode == 0
     flags = done.stdout.split("\n  --")[1:]

@@ -46,7 +46,9 @@ def test_run_as_a_user_prints_a_table_and_saves_a_figure(tmp_path):
         accuracy, norm, seconds = map(float, row.groups())
         assert 0 <= accuracy <= 100
         assert norm > 0 and seconds > 0
-        assert f"{name}" in done.stderr  # its progress bar
+        # The output is no terminal: a line an epoch instead of a progress bar.
+        assert re.search(rf"^{name} +epoch 1/1  test accuracy [\d.]+%$", done.stdout, re.M)
+    assert "it/s" not in done.stderr
     assert str(out) in done.stdout
     assert out.read_bytes().startswith(b"\x89PNG") and out.stat().st_size > 10_000
     assert [path.name for path in tmp_path.rglob("*")] == ["new", "figure.png"]
@@ -157,6 +159,7 @@ def test_bad_flags_give_one_line(quickstart, capsys, argv, complaint):
 
 def test_default_is_a_head_every_third_layer_at_least(quickstart, tmp_path):
     args = quickstart.read_arguments(["--out", str(tmp_path / "a.png")])
+    assert not list(tmp_path.iterdir())  # no figure before there is one to show
     _, loss = quickstart.prepare(args, with_shortcuts=True)
     _, stages = quickstart.prepare(arguments(depth=30, at="stages"), with_shortcuts=True)
     assert (args.depth, args.at) == (30, "auto")

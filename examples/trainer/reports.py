@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import checkpoint
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from options import UserError
 from tqdm import tqdm
 
-from sj_shortcut.gradients import gradient_flow
-from sj_shortcut.plots import plot_gradient_flow, plot_history
+from sj_shortcut import gradient_flow, plot_gradient_flow, plot_history
+
+from . import checkpoint
+from .errors import UserError
 
 if TYPE_CHECKING:
-    from building import Run
+    from .building import Run
+
+__all__ = ["Report", "say"]
 
 PACKAGES = ("sj_shortcut", "spikingjelly", "torch", "torchvision", "numpy")
 REMEDY = "make room or mend the folder, then go on with --resume {}"
@@ -42,7 +47,7 @@ class Report:
         if run.history:
             write_metrics(run)
         self.board = open_board(run.folder, run.position.epoch)
-        steps = len(run.loaders[1])
+        steps = len(run.loaders.batches)
         self.bar = tqdm(
             total=run.args.epochs * steps,
             initial=run.position.epoch * steps + run.position.batch,
@@ -69,7 +74,7 @@ class Report:
             if name != "epoch":
                 self.board.add_scalar(name.replace(".", "/"), value, row["epoch"])
         self.board.flush()
-        tqdm.write(
+        say(
             f"epoch {row['epoch']}/{self.run.args.epochs}  λ {row['lambda']:.3f}  "
             f"loss {row['loss']:.4f}  train {row['train_accuracy']:.2%}  "
             f"test {row['test_accuracy']:.2%}  {row['seconds']:.1f} s  "
@@ -81,7 +86,7 @@ class Report:
         if not due:
             return
         run = self.run
-        x, y = next(iter(run.loaders[2]))
+        x, y = next(iter(run.loaders.test))
         over_time = run.over_time
         frame = gradient_flow(
             run.model,
@@ -102,17 +107,13 @@ class Report:
         run = self.run
         remedy = REMEDY.format(run.folder)
         for name, figure in figures(run).items():
-            checkpoint.write_atomically(
-                run.folder / name, lambda file, f=figure: f.savefig(file, dpi=200), remedy
-            )
+            save = partial(figure.savefig, dpi=200)
+            checkpoint.write_atomically(run.folder / name, save, remedy)
         say(summary(run))
 
 
 def write_frame(frame: pd.DataFrame, path: Path, run: Run) -> None:
-    text = frame.to_csv(index=False)
-    checkpoint.write_atomically(
-        path, lambda file: file.write(text.encode()), REMEDY.format(run.folder)
-    )
+    checkpoint.write_text(path, frame.to_csv(index=False), REMEDY.format(run.folder))
 
 
 def write_metrics(run: Run) -> None:
@@ -142,9 +143,7 @@ def write_config(run: Run) -> None:
         contents["split.json"] = run.data.split_files
     for name, content in contents.items():
         text = json.dumps(content, indent=1, ensure_ascii=False)
-        checkpoint.write_atomically(
-            run.folder / name, lambda file, text=text: file.write(text.encode()), remedy
-        )
+        checkpoint.write_text(run.folder / name, text, remedy)
 
 
 def versions() -> dict[str, str]:
@@ -158,7 +157,9 @@ def versions() -> dict[str, str]:
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    """Print a line above the progress bar, at once."""
+    tqdm.write(text)
+    sys.stdout.flush()  # else a log in a file stays empty until the end
 
 
 def describe(run: Run) -> None:
@@ -192,13 +193,20 @@ def open_board(folder: Path, epochs_done: int) -> Any:
 
 def figures(run: Run) -> dict[str, Figure]:
     """Curves of the run, and of its gradients if they were measured."""
-    drawn = {"curves.png": plot_history(long_history(run), y=("loss", "accuracy", "λ")).figure}
+    curves = plot_history(long_history(run), y=("loss", "accuracy", "λ"))
+    drawn = {"curves.png": figure_of(curves)}
     files = sorted((run.folder / "gradients").glob("epoch-*.csv"))
     if files:
         frame = pd.concat(pd.read_csv(file) for file in files)
         frame["run"] = "epoch " + frame["epoch"].astype(str)
-        drawn["gradients.png"] = plot_gradient_flow(frame).figure
+        drawn["gradients.png"] = figure_of(plot_gradient_flow(frame))
     return drawn
+
+
+def figure_of(axes: Axes) -> Figure:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return figure
 
 
 def long_history(run: Run) -> pd.DataFrame:

@@ -1,15 +1,9 @@
 """train_dvs.py on real N-MNIST events, and on recordings written in the genuine raw formats."""
 
-import hashlib
-import importlib
-import io
 import json
 import os
 import shutil
-import struct
 import tarfile
-import zipfile
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,130 +12,20 @@ import pytest
 from spikingjelly import datasets
 from spikingjelly.datasets.cifar10_dvs import CIFAR10DVS
 
-from tests.examples.tools import run, shared, succeed
+from tests.examples.data_sets import (
+    CLASSES,
+    WRITERS,
+    aedat2,
+    atis,
+    events,
+    extract,
+    make_raw,
+    no_network,
+    zipped,
+)
+from tests.examples.scripts import run, shared, succeed
 
-CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 NET = "--model plain:4 --width 4 --workers 0 --epochs 1 --batch-size 8".split()
-
-
-def events(seed, size=(128, 128), number=150, begin=1000):
-    """Events of a dot that moves to the right, as arrays t, x, y, p."""
-    rng = np.random.default_rng(seed)
-    t = np.sort(rng.integers(begin, begin + 100_000, number))
-    x = ((t - begin) // 2000 + rng.integers(0, 8, number)) % size[1]
-    y = rng.integers(40, 60, number) % size[0]
-    return {"t": t, "x": x, "y": y, "p": rng.integers(0, 2, number)}
-
-
-def aedat2(recording):
-    """AEDAT 2.0 as in CIFAR10-DVS: big-endian pairs of address and microseconds."""
-    header = b"#!AER-DAT2.0\r\n# This is a raw AE data file created by saveaerdat.m\r\n"
-    t, x, y, p = (recording[key] for key in "txyp")
-    address = ((127 - x) << 8) | ((127 - y) << 1) | (1 - p)
-    return header + np.stack([address, t], axis=1).astype(">u4").tobytes()
-
-
-def aedat3(recording):
-    """AEDAT 3.1 as in DVS128 Gesture: packets of events, here one of another type first."""
-    header = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n#!END-HEADER\r\n"
-    special = struct.pack("<HHIIIIII", 0, 1, 8, 4, 0, 1, 1, 1) + struct.pack("<II", 1, 0)
-    content = header + special
-    t, x, y, p = (recording[key] for key in "txyp")
-    words = np.stack([(x << 17) | (y << 2) | (p << 1) | 1, t], axis=1).astype("<u4")
-    for packet in np.array_split(words, 3):
-        n = len(packet)
-        content += struct.pack("<HHIIIIII", 1, 1, 8, 4, 0, n, n, n) + packet.tobytes()
-    return content
-
-
-def atis(recording):
-    """The 40-bit events of N-MNIST and N-Caltech101."""
-    t, x, y, p = (recording[key] for key in "txyp")
-    columns = [x, y, (p << 7) | (t >> 16), (t >> 8) & 255, t & 255]
-    return np.stack(columns, axis=1).astype(np.uint8).tobytes()
-
-
-def zipped(path, files):
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-
-
-def cifar10_dvs(download, each=10):
-    for i, name in enumerate(CLASSES):
-        files = {
-            f"{name}/cifar10_{name}_{j}.aedat": aedat2(events(100 * i + j)) for j in range(each)
-        }
-        zipped(download / f"{name}.zip", files)
-
-
-def dvs128_gesture(download):
-    files, listing = {}, {}
-    for part, user in (("train", "user01_led"), ("test", "user24_led")):
-        parts = [events(label, begin=200_000 * label) for label in range(1, 12)]
-        whole = {key: np.concatenate([p[key] for p in parts]) for key in "txyp"}
-        files[f"{user}.aedat"] = aedat3(whole)
-        labels = [f"{n},{200_000 * n},{200_000 * n + 100_000}" for n in range(1, 12)]
-        files[f"{user}_labels.csv"] = "\n".join(["class,startTime_usec,endTime_usec", *labels, ""])
-        listing[f"trials_to_{part}.txt"] = f"{user}.aedat\n"
-    with tarfile.open(download / "DvsGesture.tar.gz", "w:gz") as archive:
-        for name, content in {**files, **listing}.items():
-            content = content if isinstance(content, bytes) else content.encode()
-            info = tarfile.TarInfo(f"DvsGesture/{name}")
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    for name in ("gesture_mapping.csv", "LICENSE.txt", "README.txt"):
-        (download / name).write_text("not read\n")
-
-
-def n_caltech101(download):
-    size = (170, 230)
-    files = {
-        f"Caltech101/{name}/image_{j:04}.bin": atis(events(100 * i + j, size))
-        for i, name in enumerate(["accordion", "airplanes", "anchor"])
-        for j in range(1, 11)
-    }
-    zipped(download / "Caltech101.zip", files)
-    zipped(download / "Caltech101_annotations.zip", {"note": "not read"})
-    for name in ("ReadMe(Caltech101)-SINAPSE-G.txt", "ReadMe(Caltech101).txt"):
-        (download / name).write_text("not read\n")
-
-
-def n_mnist(download):
-    for part, each in (("Train", 4), ("Test", 2)):
-        files = {
-            f"{part}/{label}/{10 * label + j:05}.bin": atis(events(label + j, (34, 34)))
-            for label in range(10)
-            for j in range(each)
-        }
-        zipped(download / f"{part}.zip", files)
-
-
-WRITERS = {
-    "cifar10-dvs": (cifar10_dvs, "cifar10_dvs", "CIFAR10DVS"),
-    "dvs128-gesture": (dvs128_gesture, "dvs128_gesture", "DVS128Gesture"),
-    "n-caltech101": (n_caltech101, "n_caltech101", "NCaltech101"),
-    "n-mnist": (n_mnist, "n_mnist", "NMNIST"),
-}
-
-
-def expect_archives(download, module, name):
-    """Tell SpikingJelly the checksums of these archives; everything else in it stays as it is."""
-    kind = getattr(importlib.import_module(f"spikingjelly.datasets.{module}"), name)
-    known = [
-        (file, url, hashlib.md5((download / file).read_bytes()).hexdigest())
-        for file, url, _ in kind.resource_url_md5()
-        if (download / file).exists()
-    ]
-    kind.resource_url_md5 = staticmethod(lambda: known)
-
-
-def make_raw(root, dataset):
-    writer, *names = WRITERS[dataset]
-    download = root / "download"
-    download.mkdir(parents=True)
-    writer(download)
-    return partial(expect_archives, download, *names)
 
 
 @pytest.mark.parametrize("dataset", WRITERS)
@@ -247,18 +131,6 @@ def test_missing_archives_are_named_with_their_place(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def no_network():
-    import socket
-    import urllib.error
-    import urllib.request
-
-    def refuse(*args, **kwargs):
-        raise urllib.error.URLError("no network")
-
-    urllib.request.urlopen = refuse
-    socket.create_connection = refuse
-
-
 def test_a_failed_download_is_one_line_and_leaves_nothing(tmp_path):
     flags = ["--dataset", "cifar10-dvs", "--data-dir", tmp_path / "data", "--out", tmp_path / "run"]
     done = run("train_dvs.py", *flags, log=tmp_path / "log", before=no_network)
@@ -278,11 +150,12 @@ def test_a_truncated_raw_recording_is_named(tmp_path, dataset):
         zipped(download / "dog.zip", files)
         name = "cifar10_dog_1.aedat"
     elif dataset == "dvs128-gesture":
-        extract = root / "extract"
+        raw = root / "extract"
         with tarfile.open(download / "DvsGesture.tar.gz") as archive:
-            archive.extractall(extract, filter="data")
+            for member in archive:
+                extract(archive, member, raw)
         name = "user24_led.aedat"
-        path = extract / "DvsGesture" / name
+        path = raw / "DvsGesture" / name
         path.write_bytes(path.read_bytes()[:-13])
     else:
         files = {f"Train/{d}/{d}.bin": atis(events(d, (34, 34))) for d in range(10)}

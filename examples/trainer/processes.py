@@ -13,8 +13,11 @@ import torch.distributed as dist
 
 # Before there is a group: DistributedDataParallel imports it, and its defaults keep what is there.
 import torch.distributed.nn.functional
-from options import UserError
 from torch import Tensor, nn
+
+from .errors import UserError
+
+__all__ = ["World", "start", "stop", "synchronize_batch_norm"]
 
 
 @dataclass
@@ -121,7 +124,8 @@ class _SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.track_running_stats:
             return super().forward(x)
-        self._check_input_dim(x)
+        check: Any = self._check_input_dim  # untyped in torch
+        check(x)
         axes = [axis for axis in range(x.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
         wide = x.float()
@@ -130,13 +134,15 @@ class _SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
         centered = wide - mean.view(shape)
         variance = _SumOverProcesses.apply(centered.square().sum(axes)) / samples
         self._remember(mean.detach(), variance.detach() * samples / (samples - 1))
-        y = centered * torch.rsqrt(variance + self.eps).view(shape)
+        y: Tensor = centered * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(x.dtype)
 
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        self.num_batches_tracked += 1
+        assert self.num_batches_tracked is not None  # all three go with track_running_stats
+        assert self.running_mean is not None and self.running_var is not None
+        self.num_batches_tracked.add_(1)
         share = self.momentum or 1.0 / float(self.num_batches_tracked)
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(variance, share)

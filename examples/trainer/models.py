@@ -11,9 +11,9 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
-from options import UserError, one_line
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from spikingjelly.activation_based.model import (
     parametric_lif_net,
@@ -22,6 +22,10 @@ from spikingjelly.activation_based.model import (
     spiking_vgg,
 )
 from torch import Tensor, nn
+
+from .errors import UserError, one_line
+
+__all__ = ["CifarResNet", "build", "neuron_settings", "plain_net"]
 
 Norm = Callable[..., nn.Module]
 Neuron = Callable[[], nn.Module]
@@ -63,7 +67,9 @@ def build(args: argparse.Namespace, num_classes: int, in_channels: int) -> nn.Mo
             raise UserError(f"--model {args.model}: give a depth of at least 4, as in plain:18")
         lif = partial(neuron.LIFNode, **settings)
         norm = norm_of(args)
-        model = plain_net(int(depth), args.width or 32, num_classes, in_channels, norm, lif)
+        model: nn.Module = plain_net(
+            int(depth), args.width or 32, num_classes, in_channels, norm, lif
+        )
     elif args.model in RESNETS:
         lif = partial(neuron.LIFNode, **settings)
         blocks, width, deep_stem = RESNETS[args.model]
@@ -92,7 +98,7 @@ def build(args: argparse.Namespace, num_classes: int, in_channels: int) -> nn.Mo
     return model
 
 
-def neuron_settings(args: argparse.Namespace) -> dict:
+def neuron_settings(args: argparse.Namespace) -> dict[str, Any]:
     """LIF as the method's authors write it: v = decay * v + x, spike at the threshold, v = 0."""
     shape = Rectangle() if args.surrogate == "rectangle" else surrogate.PiecewiseQuadratic(1.0)
     return {
@@ -113,7 +119,7 @@ def norm_of(args: argparse.Namespace) -> Norm:
     """
 
     def norm(channels: int, alpha: float = 1.0) -> nn.Module:
-        made = layer.BatchNorm2d(channels)
+        made: nn.BatchNorm2d = layer.BatchNorm2d(channels)
         if args.norm == "tdbn":
             nn.init.constant_(made.weight, alpha * args.threshold)
         return made
@@ -123,21 +129,23 @@ def norm_of(args: argparse.Namespace) -> Norm:
 
 class _Rectangle(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return (x >= 0).to(x)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return grad * (x.abs() <= 0.5)
+        within: Tensor = x.abs() <= 0.5
+        return grad * within
 
 
 class RectangleSurrogate(nn.Module):
     """Derivative 1 within 0.5 of the threshold. 0.0.0.0.14 has no such surrogate function."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Rectangle.apply(x)
+        spikes: Tensor = _Rectangle.apply(x)
+        return spikes
 
 
 # Where SpikingJelly has one of its own, its kernels for GPUs know it.
@@ -166,7 +174,10 @@ def plain_net(
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
-    return layer.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+    convolution: nn.Module = layer.Conv2d(
+        in_channels, out_channels, 3, stride, padding=1, bias=False
+    )
+    return convolution
 
 
 class Block(nn.Module):
@@ -192,8 +203,9 @@ class Block(nn.Module):
         self.sn2 = lif()
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.sn1(self.bn1(self.conv1(x)))
-        return self.sn2(self.bn2(self.conv2(out)) + self.downsample(x))
+        out: Tensor = self.sn1(self.bn1(self.conv1(x)))
+        out = self.sn2(self.bn2(self.conv2(out)) + self.downsample(x))
+        return out
 
 
 class CifarResNet(nn.Module):
@@ -231,7 +243,8 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.flatten(self.pool(self.stages(self.stem(x)))))
+        logits: Tensor = self.fc(self.flatten(self.pool(self.stages(self.stem(x)))))
+        return logits
 
 
 def set_in_channels(model: nn.Module, channels: int) -> None:

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from loading import Data, Transformed, first_per_class
-from options import UserError, one_line
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms import v2
+
+from .errors import UserError, one_line
+from .loading import Data, Transformed, first_per_class
+
+__all__ = ["load"]
 
 # Mean and deviation of each colour over the training set; for folders, a plain guess.
 STATISTICS = {
@@ -101,7 +104,7 @@ def image_size(args: argparse.Namespace) -> int:
     return args.image_size or native.get(args.dataset, 32)
 
 
-class Digits(Dataset):
+class Digits(Dataset[tuple[Tensor, int]]):
     """Handwritten digits of scikit-learn: 8 x 8 pixels, nothing to download."""
 
     def __init__(self, images: np.ndarray, targets: np.ndarray) -> None:
@@ -121,14 +124,15 @@ def digits() -> tuple[Any, Any, list[str]]:
         raise UserError("--dataset digits needs scikit-learn: pip install scikit-learn") from error
     bunch = load_digits()
     images = (bunch.images[:, None] * (255 / 16)).astype(np.uint8)
-    parts = []
+    parts: list[Any] = []
     for begin, end in ((0.0, 0.8), (0.8, 1.0)):
         indices = []
         for label in range(10):
             own = np.flatnonzero(bunch.target == label)
             indices += own[round(begin * len(own)) : round(end * len(own))].tolist()
         parts.append(Digits(images[indices], bunch.target[indices]))
-    return *parts, [str(digit) for digit in range(10)]
+    train, test = parts
+    return train, test, [str(digit) for digit in range(10)]
 
 
 def folders(root: Path) -> tuple[Any, Any, list[str]]:

@@ -18,14 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from loading import Data, Transformed, first_per_class
-from options import UserError, one_line
 from spikingjelly.datasets.cifar10_dvs import CIFAR10DVS
 from spikingjelly.datasets.dvs128_gesture import DVS128Gesture
 from spikingjelly.datasets.n_caltech101 import NCaltech101
 from spikingjelly.datasets.n_mnist import NMNIST
 from torch import Tensor
 from torchvision.transforms import v2
+
+from .errors import UserError, one_line
+from .loading import Data, Transformed, first_per_class
+
+__all__ = ["DATASETS", "load"]
 
 DATASETS = {
     "n-mnist": NMNIST,
@@ -59,7 +62,7 @@ def load(args: argparse.Namespace) -> Data:
         if train.classes != test.classes:
             differing = sorted(set(train.classes) ^ set(test.classes))
             raise UserError(f"{root}: only one of train/ and test/ has the class {differing[0]}")
-        train_indices, test_indices = range(len(train)), range(len(test))
+        train_indices, test_indices = list(range(len(train))), list(range(len(test)))
         split, split_files = f"the official one of {args.dataset}", {}
     train_indices = subset(train, train_indices, args.train_per_class)
     test_indices = subset(test, test_indices, args.test_per_class)
@@ -73,8 +76,7 @@ def load(args: argparse.Namespace) -> Data:
     )
 
 
-def subset(dataset: Any, indices: Any, per_class: int | None) -> list[int]:
-    indices = list(indices)
+def subset(dataset: Any, indices: list[int], per_class: int | None) -> list[int]:
     labels = [dataset.targets[i] for i in indices]
     return [indices[i] for i in first_per_class(labels, per_class)]
 
@@ -299,9 +301,10 @@ def quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def numpy_reads_strings() -> Iterator[None]:
     """Let 0.0.0.0.14 convert CIFAR10-DVS: NumPy 2.3 took the binary mode out of np.fromstring."""
-    before = np.fromstring
-    np.fromstring = np.frombuffer
+    functions: Any = np
+    before = functions.fromstring
+    functions.fromstring = functions.frombuffer
     try:
         yield
     finally:
-        np.fromstring = before
+        functions.fromstring = before

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import distributed
-import models
 import numpy as np
 import torch
-from distributed import World
-from loading import Data, make_loaders
-from options import UserError, one_line
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
@@ -24,6 +20,7 @@ from sj_shortcut import (
     ConstantSchedule,
     EvolutionarySchedule,
     HandoverSchedule,
+    NeuronBackend,
     ShortcutLoss,
     ShortcutSchedule,
     set_backend,
@@ -31,6 +28,13 @@ from sj_shortcut import (
     shortcut_points,
     wrap_with_shortcuts,
 )
+
+from . import models, processes
+from .errors import UserError, one_line
+from .loading import Data, Loaders, make_loaders
+from .processes import World
+
+__all__ = ["OverTime", "Position", "Run", "add_method", "build", "check_output", "seed_everything"]
 
 
 @dataclass
@@ -58,8 +62,8 @@ class Run:
     optimizer: torch.optim.Optimizer
     lr: LambdaLR
     scaler: torch.amp.GradScaler
-    loaders: tuple
-    backends: Any
+    loaders: Loaders
+    backends: list[NeuronBackend]
     heads: list[str]
     position: Position = field(default_factory=Position)
     history: list[dict[str, float]] = field(default_factory=list)
@@ -94,14 +98,15 @@ def build(args: argparse.Namespace, script: str, world: World, data: Data) -> Ru
     optimizer = make_optimizer(args, model)
     forward: nn.Module = over_time
     if world.size > 1:
-        distributed.synchronize_batch_norm(model)
+        processes.synchronize_batch_norm(model)
     if args.compile:
-        forward = torch.compile(forward)
+        compiled: Any = torch.compile(forward)
+        forward = compiled
     if world.size > 1:
         devices = [world.device] if world.device.type == "cuda" else None
         forward = DistributedDataParallel(forward, devices)
     torch.manual_seed(args.seed + world.rank)  # dropout must differ from process to process
-    steps = len(loaders[0])
+    steps = len(loaders.batches)
     return Run(
         args, script, world, data, model, over_time, forward, criterion, optimizer,
         lr=LambdaLR(optimizer, LearningRate(args.warmup_epochs * steps, args.epochs * steps)),
@@ -129,7 +134,8 @@ class OverTime(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.step_mode == "m":
-            return self.model(self.steps(x))
+            logits: Tensor = self.model(self.steps(x))
+            return logits
         frames = x.transpose(0, 1) if x.ndim == 5 else [x] * self.T
         return torch.stack([self.model(frame) for frame in frames])
 
@@ -205,7 +211,7 @@ class LearningRate:
         if step < self.warmup:
             return (step + 1) / (self.warmup + 1)
         progress = (step - self.warmup) / max(1, self.total - self.warmup)
-        return (1 + np.cos(np.pi * min(1.0, progress)).item()) / 2
+        return (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
 def seed_everything(seed: int) -> None:

@@ -22,6 +22,9 @@ TINY = (
     "--test-per-class 5 --workers 0"
 ).split()
 
+# A guard against a script that never ends, and not a limit on speed: machines may be slow, or busy.
+HANG = 1500
+
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
@@ -31,8 +34,8 @@ _context.set_forkserver_preload(
         "torch.distributed",
         "torch.utils.tensorboard",
         "torchvision.transforms.v2",
-        "sj_shortcut.gradients",
-        "sj_shortcut.plots",
+        "matplotlib.figure",
+        "sj_shortcut",
     ]
 )
 
@@ -66,7 +69,7 @@ class Script:
         )
         self.process.start()
 
-    def wait(self, timeout=120) -> Done:
+    def wait(self, timeout=HANG) -> Done:
         self.process.join(timeout)
         if self.process.is_alive():
             self.process.kill()
@@ -77,7 +80,7 @@ class Script:
         path = self.log.with_suffix(suffix)
         return path.read_text() if path.exists() else ""
 
-    def wait_for(self, text, timeout=60):
+    def wait_for(self, text, timeout=HANG):
         end = time.time() + timeout
         while text not in self.output():
             assert time.time() < end, self.output(".err")
@@ -94,6 +97,8 @@ def _child(script, argv, log, before, cwd):
         os.dup2(file, descriptor)
     if cwd is not None:
         os.chdir(cwd)
+    # Block-buffered, as is the output of any script that goes to a file.
+    sys.stdout = open(1, "w", closefd=False)
     torch.set_num_threads(1)
     path = EXAMPLES / script
     sys.path.insert(0, str(EXAMPLES))

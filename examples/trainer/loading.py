@@ -10,14 +10,25 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from distributed import World
-from options import UserError
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler, Subset
+
+from .errors import UserError
+from .processes import World
+
+__all__ = [
+    "Data",
+    "EpochBatches",
+    "Loaders",
+    "Seeded",
+    "Transformed",
+    "first_per_class",
+    "make_loaders",
+]
 
 
 @dataclass
@@ -34,8 +45,8 @@ class Data:
         split_files: The same as names of files, where the data set itself does not say.
     """
 
-    train: Dataset
-    test: Dataset
+    train: Transformed
+    test: Transformed
     classes: list[str]
     split: str
     split_files: dict[str, list[str]] = field(default_factory=dict)
@@ -50,10 +61,10 @@ def first_per_class(labels: Any, number: int | None) -> list[int]:
     return sorted(int(index) for index in np.concatenate(kept))
 
 
-class Transformed(Dataset):
+class Transformed(Dataset[tuple[Tensor, int]]):
     """A data set, or part of it, with a transform of its own."""
 
-    def __init__(self, dataset: Dataset, indices: list[int], transform: Any) -> None:
+    def __init__(self, dataset: Any, indices: list[int], transform: Any) -> None:
         self.dataset, self.indices, self.transform = dataset, indices, transform
 
     def __len__(self) -> int:
@@ -64,10 +75,10 @@ class Transformed(Dataset):
         return self.transform(x), int(label)
 
 
-class Seeded(Dataset):
+class Seeded(Dataset[tuple[Tensor, int]]):
     """Draws a sample's augmentation from seed, epoch and index, whoever loads it and when."""
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
+    def __init__(self, dataset: Transformed, seed: int) -> None:
         self.dataset, self.seed = dataset, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
@@ -82,13 +93,13 @@ class Seeded(Dataset):
             torch.set_rng_state(before)
 
 
-class EpochBatches(Sampler):
+class EpochBatches(Sampler[list[tuple[int, int]]]):
     """This process's share of each batch of an epoch, from any batch on.
 
     The last, incomplete batch of an epoch is left out; every epoch is shuffled anew.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, world: World, seed: int) -> None:
+    def __init__(self, dataset: Transformed, batch_size: int, world: World, seed: int) -> None:
         if batch_size % world.size:
             raise UserError(
                 f"--batch-size {batch_size} cannot be shared by {world.size} processes: choose a "
@@ -99,7 +110,7 @@ class EpochBatches(Sampler):
                 f"--batch-size {batch_size} is more than the {len(dataset)} training samples: "
                 "lower it"
             )
-        self.shuffled = DistributedSampler(
+        self.shuffled: DistributedSampler[Any] = DistributedSampler(
             dataset, world.size, world.rank, shuffle=True, seed=seed, drop_last=True
         )
         self.batches = BatchSampler(self.shuffled, batch_size // world.size, drop_last=True)
@@ -117,26 +128,31 @@ class EpochBatches(Sampler):
             yield [(self.shuffled.epoch, index) for index in batch]
 
 
-def make_loaders(
-    data: Data, batch_size: int, seed: int, workers: int, world: World
-) -> tuple[DataLoader, EpochBatches, DataLoader]:
+class Loaders(NamedTuple):
     """Loaders of training and test samples, and what says where the former begins."""
+
+    train: DataLoader[tuple[Tensor, Tensor]]
+    batches: EpochBatches
+    test: DataLoader[tuple[Tensor, Tensor]]
+
+
+def make_loaders(data: Data, batch_size: int, seed: int, workers: int, world: World) -> Loaders:
     batches = EpochBatches(data.train, batch_size, world, seed)
-    settings = {
+    settings: dict[str, Any] = {
         "num_workers": workers,
         "pin_memory": world.device.type == "cuda",
         "worker_init_fn": ignore_interrupt,
         "persistent_workers": workers > 0,
     }
     # Loaders draw from a generator of their own: the global one is for the model alone.
-    train = DataLoader(
+    train: DataLoader[Any] = DataLoader(
         Seeded(data.train, seed), batch_sampler=batches, generator=torch.Generator(), **settings
     )
     share = Subset(data.test, range(world.rank, len(data.test), world.size))
-    test = DataLoader(
+    test: DataLoader[Any] = DataLoader(
         share, max(1, batch_size // world.size), generator=torch.Generator(), **settings
     )
-    return train, batches, test
+    return Loaders(train, batches, test)
 
 
 def ignore_interrupt(worker: int) -> None:

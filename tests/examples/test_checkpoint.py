@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.examples.tools import TINY, Script, assert_same_weights, run, succeed
+from tests.examples.scripts import TINY, Script, assert_same_weights, run, succeed
 
 # 3 epochs of 5 batches, and a checkpoint after every single batch.
 RUN = [*TINY, "--epochs", "3", "--checkpoint-every", "1", "--crop", "--cutout", "3"]

@@ -12,7 +12,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from options import UserError, one_line
+
+from .errors import UserError, one_line
+
+__all__ = [
+    "BEST",
+    "LAST",
+    "PREVIOUS",
+    "clear_leftovers",
+    "find",
+    "load",
+    "merge",
+    "rng_state",
+    "save",
+    "set_rng_state",
+    "settings",
+    "share",
+    "write_atomically",
+    "write_text",
+]
 
 FORMAT = "sj_shortcut example, version 1"
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
@@ -35,6 +53,11 @@ def write_atomically(path: Path, write: Callable[[Any], None], remedy: str) -> N
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str, remedy: str) -> None:
+    """Write a text file whole or not at all."""
+    write_atomically(path, lambda file: file.write(text.encode()), remedy)
 
 
 def sync_folder(folder: Path) -> None:
@@ -125,15 +148,17 @@ def settings(path: str | Path, script: str) -> dict[str, Any]:
     state = load(path)
     if state["script"] != script:
         raise UserError(f"{find(path)} was written by {state['script']}: resume it with that")
-    return state["settings"]
+    saved: dict[str, Any] = state["settings"]
+    return saved
 
 
 def rng_state() -> dict[str, Any]:
     """State of every random generator of this process, of builtins and tensors only."""
-    name, keys, *rest = np.random.get_state()
+    numpy_state = np.random.get_state(legacy=False)
+    numpy_state["state"]["key"] = torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))
     return {
         "python": random.getstate(),
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "numpy": numpy_state,
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
@@ -143,8 +168,9 @@ def set_rng_state(state: dict[str, Any]) -> None:
     """Put every random generator of this process back to where it was."""
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    words = {**state["numpy"]["state"]}
+    words["key"] = words["key"].numpy().astype(np.uint32)
+    np.random.set_state({**state["numpy"], "state": words})
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

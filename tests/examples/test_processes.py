@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.examples.tools import (
+from tests.examples.scripts import (
     EXAMPLES,
+    HANG,
     TINY,
     Script,
     succeed,
@@ -66,7 +67,7 @@ def assert_close(one, other):
 def test_torchrun_trains_as_one_process_does(alone, tmp_path):
     command = [*TORCHRUN, "2", str(EXAMPLES / "train_cifar.py"), *HANDOVER]
     command += ["--out", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("last epoch") == 1  # one process speaks for all
     assert_close(alone, tmp_path / "run")
@@ -85,14 +86,14 @@ import sys
 import weakref
 
 sys.path.insert(0, sys.argv[1])
-import distributed
+from trainer import processes
 
-distributed.start("cpu")
-group = weakref.ref(distributed.dist.group.WORLD)
-model = distributed.nn.parallel.DistributedDataParallel(distributed.nn.Linear(2, 2))
+processes.start("cpu")
+group = weakref.ref(processes.dist.group.WORLD)
+model = processes.nn.parallel.DistributedDataParallel(processes.nn.Linear(2, 2))
 model.cycle = [model]
 del model
-distributed.stop()
+processes.stop()
 assert group() is None
 """
 
@@ -101,7 +102,7 @@ def test_the_group_and_its_threads_end_before_the_interpreter(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(ENDS_ITS_GROUP)
     done = subprocess.run(
-        [*TORCHRUN, "1", str(script), str(EXAMPLES)], capture_output=True, text=True, timeout=100
+        [*TORCHRUN, "1", str(script), str(EXAMPLES)], capture_output=True, text=True, timeout=HANG
     )
     assert done.returncode == 0, done.stderr
 

@@ -1,127 +1,34 @@
-"""The command line of train_cifar.py and train_dvs.py: flags, their checks, one-line errors."""
+"""The flags of train_cifar.py and train_dvs.py, and the numbers they take."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
+from typing import NoReturn
 
-# Settings that a resumed run may change; all others must be those it was started with.
-FREE_ON_RESUME = (
-    "resume", "device", "workers", "checkpoint_every", "gradients_every", "data_dir", "debug",
-)  # fmt: skip
+from .errors import UserError
 
-METHOD_FLAGS = {
-    "vanilla": ("at", "combine", "schedule", "lambda_start", "lambda_end", "hold", "finish"),
-    "shortcut": ("schedule", "lambda_end", "hold", "finish"),
-    "evolutionary": (),
-    "handover": ("combine", "schedule", "lambda_end", "hold", "finish"),
-}
+__all__ = [
+    "METHODS",
+    "Parser",
+    "add_method_flags",
+    "add_model_flags",
+    "add_output_flags",
+    "add_subset_flags",
+    "add_training_flags",
+    "amount",
+    "between_0_and_1",
+    "count",
+    "natural",
+]
 
-
-class UserError(Exception):
-    """Something the user can mend: shown as one line, without a traceback."""
+METHODS = ("vanilla", "shortcut", "evolutionary", "handover")
 
 
 class Parser(argparse.ArgumentParser):
     """Reports a wrong flag as all other errors are reported."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help lists all flags)")
-
-
-def run(main: Callable[[list[str]], int], argv: list[str] | None = None) -> None:
-    """Run a script; what the user can mend becomes one line on stderr and exit code 2."""
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        code = main(argv)
-    except UserError as error:
-        if "--debug" in argv:
-            raise
-        # An error from a data loader's worker arrives inside the text of its traceback.
-        print("error:", one_line(str(error).rsplit("UserError: ", 1)[-1]), file=sys.stderr)
-        code = 2
-    except OSError as error:  # a full disk, a folder that went away
-        if "--debug" in argv:
-            raise
-        print(f"error: {one_line(error)}: mend this, then go on with --resume", file=sys.stderr)
-        code = 2
-    sys.exit(code)
-
-
-def one_line(error: object) -> str:
-    """The text of an error on one line."""
-    return " ".join(str(error).split())
-
-
-def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
-    """Read the command line; with --resume, take what is not given there from the checkpoint."""
-    defaults = vars(parser.parse_args([]))
-    unset = object()
-    namespace = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, unset)))
-    given = {name: value for name, value in vars(namespace).items() if value is not unset}
-    if given.get("resume"):
-        import checkpoint
-
-        saved = checkpoint.settings(given["resume"], parser.prog)
-        refuse_changes(saved, given, given["resume"])
-        # A run may have been moved since: it goes on where its checkpoint lies.
-        defaults |= saved | {"out": str(checkpoint.find(given["resume"]).parent)}
-    args = argparse.Namespace(**defaults | given)
-    if not given.get("resume"):
-        refuse_contradictions(args, given)
-        fill_in(args)
-    return args
-
-
-def refuse_changes(saved: dict, given: dict, path: str) -> None:
-    if "out" in given:
-        raise UserError("--out contradicts --resume: a resumed run goes on in its own folder")
-    for name, value in given.items():
-        if name not in FREE_ON_RESUME and saved.get(name) != value:
-            raise UserError(
-                f"--{name.replace('_', '-')} {value} contradicts the run in {path}, which was "
-                f"started with {saved.get(name)}: leave the flag out, or start a new run"
-            )
-
-
-def refuse_contradictions(args: argparse.Namespace, given: dict) -> None:
-    for name in METHOD_FLAGS[args.method]:
-        if name in given:
-            raise UserError(
-                f"--{name.replace('_', '-')} has no effect with --method {args.method}: leave it "
-                "out, or choose --method " + ("shortcut" if name == "at" else "evolutionary")
-            )
-    if args.optimizer == "adamw" and "momentum" in given:
-        raise UserError("--momentum is for --optimizer sgd: leave it out with adamw")
-    if args.norm == "tdbn" and args.step_mode == "s":
-        raise UserError("--norm tdbn normalizes over time: it needs --step-mode m")
-    if args.warmup_epochs >= args.epochs:
-        raise UserError(f"--warmup-epochs {args.warmup_epochs} leaves none of {args.epochs} epochs")
-    if args.model not in ("resnet18", "resnet19", "resnet20") and not args.model.startswith(
-        "plain:"
-    ):
-        refused = ["norm", "width"]
-        if ":" in args.model:
-            refused += ["decay", "threshold", "surrogate"]
-        for name in refused:
-            if name in given:
-                raise UserError(f"--{name} has no effect on --model {args.model}: leave it out")
-
-
-def fill_in(args: argparse.Namespace) -> None:
-    """Settle the defaults that depend on other flags."""
-    sgd = args.optimizer == "sgd"
-    if args.lr is None:
-        args.lr = 0.1 if sgd else 1e-3
-    if args.weight_decay is None:
-        args.weight_decay = 1e-4 if sgd else 1e-2
-    if args.finish is None:
-        # Heads added to the logits must be out of use before they are removed.
-        args.finish = 0.9 if args.combine == "logits" else 1.0
-    if args.out is None:
-        model = args.model.replace(":", "-")
-        args.out = f"runs/{args.dataset}-{model}-{args.method}-seed{args.seed}"
 
 
 def count(text: str) -> int:
@@ -224,7 +131,7 @@ def add_method_flags(parser: Parser) -> None:
     add = group.add_argument
     add(
         "--method",
-        choices=tuple(METHOD_FLAGS),
+        choices=METHODS,
         default="handover",
         help="vanilla: no heads; shortcut: heads at a constant λ; evolutionary: λ falls as "
         "training goes on; handover: λ of each head follows its loss (default: %(default)s)",

@@ -16,25 +16,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import checkpoint
-import distributed
 import numpy as np
-import reports
 import torch
-from building import Position, Run, build, seed_everything
-from distributed import World
-from loading import Data
-from options import UserError, one_line
 from spikingjelly.activation_based import functional
 from torch import Tensor
-from tqdm import tqdm
 
 from sj_shortcut import remove_shortcuts, shortcut_logits, shortcuts_enabled
+
+from . import checkpoint, processes, reports
+from .building import Position, Run, build, seed_everything
+from .errors import UserError, one_line
+from .loading import Data
+from .processes import World
+
+__all__ = ["train"]
 
 
 def train(args: argparse.Namespace, script: str, load: Callable[..., Data]) -> int:
     """Train as the flags say, and return the exit code."""
-    world = distributed.start(args.device)
+    world = processes.start(args.device)
     try:
         return _train(args, script, load, world)
     except (torch.distributed.DistError, RuntimeError) as error:
@@ -43,7 +43,7 @@ def train(args: argparse.Namespace, script: str, load: Callable[..., Data]) -> i
             raise
         raise UserError("another process has failed, which says why: all end here") from error
     finally:
-        distributed.stop()
+        processes.stop()
 
 
 def _train(args: argparse.Namespace, script: str, load: Callable[..., Data], world: World) -> int:
@@ -138,7 +138,7 @@ def evaluate(run: Run, stop: Stop) -> dict[str, float]:
     run.model.eval()
     totals = Totals({})
     with shortcuts_enabled(run.model) if run.has_heads else contextlib.nullcontext():
-        for x, y in run.loaders[2]:
+        for x, y in run.loaders.test:
             if run.world.size == 1 and stop.requested():
                 return {}
             x, y = move(x, run.world), move(y, run.world)
@@ -252,9 +252,10 @@ def stopped(run: Run, stop: Stop) -> int:
         script = shlex.quote(sys.argv[0])
         size = run.world.size
         start = "python" if size == 1 else f"torchrun --nproc-per-node {size}"
-        tqdm.write(
-            f"stopped in epoch {at.epoch + 1} after batch {at.batch} of {len(run.loaders[1])}, "
-            f"all saved; go on with: {start} {script} --resume {shlex.quote(str(run.folder))}"
+        reports.say(
+            f"stopped in epoch {at.epoch + 1} after batch {at.batch} of "
+            f"{len(run.loaders.batches)}, all saved; go on with: {start} {script} "
+            f"--resume {shlex.quote(str(run.folder))}"
         )
     return 128 + (stop.signal or signal.SIGTERM)
 
@@ -309,7 +310,7 @@ def restore(run: Run) -> None:
     if run.world.rank < len(rng):
         checkpoint.set_rng_state(rng[run.world.rank])
     if run.world.rank == 0 and len(rng) != run.world.size:
-        tqdm.write(
+        reports.say(
             f"note: started with {len(rng)} processes, going on with {run.world.size}: the same "
             "global batches, so the same results up to rounding, but for dropout"
         )

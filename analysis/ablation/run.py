@@ -5,19 +5,19 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
 import torch
-from spikingjelly.activation_based import functional, neuron
+from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
 from analysis.ablation.rules import RULES, ReadsGradients
 from analysis.common.data import batches, in_time, load, split_by_class
+from analysis.common.firing import firing_rates, spikes_counted
 from analysis.common.nets import build
 from sj_shortcut import (
     ConstantSchedule,
@@ -32,7 +32,7 @@ from sj_shortcut import (
     wrap_with_shortcuts,
 )
 
-__all__ = ["Run", "Training", "firing_rates_in_training", "spikes_counted", "train"]
+__all__ = ["Run", "Training", "firing_rates_in_training", "train"]
 
 VALIDATION = 0.2  # of the training data of each class, for every choice
 PROBED_BATCHES = 4
@@ -278,32 +278,3 @@ def firing_rates_in_training(model: nn.Module, batches: list[Tensor]) -> list[fl
             model(x)
             functional.reset_net(model)
     return firing_rates(layers)
-
-
-def firing_rates(layers: list[dict[str, float]]) -> list[float]:
-    """Spikes by place of each layer that `spikes_counted` counted."""
-    return [each["spikes"] / each["places"] for each in layers]
-
-
-@contextmanager
-def spikes_counted(model: nn.Module) -> Iterator[list[dict[str, float]]]:
-    """Count spikes of each layer, and places for them: neurons times time steps times images."""
-    neurons = [module for module in model.modules() if isinstance(module, neuron.BaseNode)]
-    counted = [{"spikes": 0.0, "places": 0.0} for _ in neurons]
-
-    def count_in(layer: dict[str, float]) -> Callable[[nn.Module, object, Tensor], None]:
-        def count(module: nn.Module, args: object, output: Tensor) -> None:
-            layer["spikes"] += float(output.sum())
-            layer["places"] += output.numel()
-
-        return count
-
-    handles = [
-        module.register_forward_hook(count_in(layer))
-        for module, layer in zip(neurons, counted, strict=True)
-    ]
-    try:
-        yield counted
-    finally:
-        for handle in handles:
-            handle.remove()

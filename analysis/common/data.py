@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["batches", "in_time", "load", "missing", "split_by_class"]
+__all__ = ["batches", "cifar10_images", "digits", "in_time", "load", "missing", "split_by_class"]
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 # Where Debian's package dataset-fashion-mnist puts it.
@@ -86,6 +86,17 @@ def split_by_class(x: Tensor, y: Tensor, share: float) -> list[Part]:
 
 def cifar10(train: int, test: int) -> list[Part]:
     """The first images of each class in the archive's order, averaged to 16 x 16 pixels."""
+    return [(x[:, None].float(), y) for x, y in cifar10_images(train, test, 16)]
+
+
+def cifar10_images(train: int, test: int, size: int) -> list[Part]:
+    """The first images of each class in the archive's order, as bytes ``[N, 3, S, S]``.
+
+    Args:
+        train: Training images of each class.
+        test: Test images of each class.
+        size: Height and width, 32 or less; averaged where it is less.
+    """
     from PIL import Image
 
     wanted = {"train": train, "test": test}
@@ -100,15 +111,14 @@ def cifar10(train: int, test: int) -> list[Part]:
                 file = archive.extractfile(member)
                 assert file is not None  # it is a regular file
                 with Image.open(file) as image:
-                    images.append(
-                        np.asarray(image.convert("RGB").resize((16, 16), Image.Resampling.BOX))
-                    )
+                    small = image.convert("RGB").resize((size, size), Image.Resampling.BOX)
+                    images.append(np.asarray(small))
     classes = sorted(found["train"])
     parts = []
     for part in ("train", "test"):
         x = np.stack([image for name in classes for image in found[part][name]])
         y = [label for label, name in enumerate(classes) for _ in found[part][name]]
-        parts.append((torch.tensor(x).permute(0, 3, 1, 2)[:, None].float(), torch.tensor(y)))
+        parts.append((torch.tensor(x).permute(0, 3, 1, 2).contiguous(), torch.tensor(y)))
     return parts
 
 

@@ -6,8 +6,9 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ from tqdm import tqdm
 __all__ = ["Tables", "execute", "write"]
 
 Run = TypeVar("Run", bound=Hashable)
+Train = Callable[[Run], dict[str, pd.DataFrame]]
+Finished = tuple[Run, dict[str, pd.DataFrame]]
 
 
 class Tables:
@@ -76,12 +79,13 @@ def write(path: Path, text: str) -> None:
 
 def execute(
     todo: Sequence[Run],
-    train: Callable[[Run], dict[str, pd.DataFrame]],
+    train: Train[Run],
     tables: Tables,
     workers: int,
     work: Callable[[Run], float],
     describe: Callable[[Run, pd.DataFrame], str],
     hours: float | None = None,
+    whole: bool = False,
 ) -> None:
     """Do the runs in processes of one thread each, the first ones first.
 
@@ -89,29 +93,56 @@ def execute(
         todo: What to run.
         train: Does one run and returns its rows by table; a module-level function.
         tables: Where the rows go as soon as a run is finished.
-        workers: Number of processes.
+        workers: Number of processes; 1 is this one.
         work: Cost of a run in any unit, by which progress is counted.
         describe: What the progress bar says of a finished run, given its row.
         hours: After these, no further run is started.
+        whole: Nor one that would not be finished by then, by the pace so far. Of one process only.
     """
     if not todo:
         return
     end = math.inf if hours is None else time.monotonic() + 3600 * hours
-    waiting = iter(todo)
     bar = tqdm(total=sum(map(work, todo)), unit="layer·epoch", dynamic_ncols=True)
     bar.set_postfix_str("the first run is under way")
+    waiting = _in_time(todo, work, end, whole)
+    # One process needs no other, which would outlive it if it were killed.
+    finished = _here(waiting, train) if workers == 1 else _in_processes(waiting, train, workers)
+    with closing(bar), closing(finished):
+        for run, rows in finished:
+            tables.add(rows)
+            bar.update(work(run))
+            bar.set_postfix_str(describe(run, rows[tables.names[-1]]))
+
+
+def _in_time(
+    todo: Iterable[Run], work: Callable[[Run], float], end: float, whole: bool
+) -> Iterator[Run]:
+    """The runs until it is too late for another; the first is never too late."""
+    began, done = time.monotonic(), 0.0
+    for run in todo:
+        now = time.monotonic()
+        expected = work(run) * (now - began) / done if whole and done else 0.0
+        if done and now + expected >= end:
+            return
+        yield run
+        done += work(run)
+
+
+def _here(waiting: Iterable[Run], train: Train[Run]) -> Generator[Finished[Run], None, None]:
+    for run in waiting:
+        yield run, train(run)
+
+
+def _in_processes(
+    waiting: Iterator[Run], train: Train[Run], workers: int
+) -> Generator[Finished[Run], None, None]:
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
     try:
         pending = {pool.submit(train, run): run for run in islice(waiting, workers)}
         while pending:
             done, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
-                if time.monotonic() < end:
-                    pending |= {pool.submit(train, run): run for run in islice(waiting, 1)}
-                run, rows = pending.pop(future), future.result()
-                tables.add(rows)
-                bar.update(work(run))
-                bar.set_postfix_str(describe(run, rows[tables.names[-1]]))
+                pending |= {pool.submit(train, run): run for run in islice(waiting, 1)}
+                yield pending.pop(future), future.result()
     finally:
         pool.shutdown(cancel_futures=True)
-        bar.close()

@@ -5,8 +5,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from analysis.ablation.run import Training, firing_rates_in_training, spikes_counted
-from analysis.common.nets import lif
+from analysis.ablation.run import Training, firing_rates_in_training
 
 
 def test_measuring_untrained_firing_changes_nothing(vanilla) -> None:
@@ -24,14 +23,6 @@ def test_validation_data_are_no_training_data(vanilla) -> None:
     assert sum(map(len, parts)) == 1797
     share = torch.bincount(training.val_y) / len(training.val_y)
     assert (share - torch.bincount(training.y) / len(training.y)).abs().max() < 0.01
-
-
-def test_spikes_are_counted() -> None:
-    model = nn.Sequential(lif("atan"), nn.Hardtanh(0, 0.5), lif("atan"))
-    with spikes_counted(model) as counted:
-        model(torch.tensor([2.0, 0.0, 3.0, 0.1]))
-    assert counted == [{"spikes": 2, "places": 4}, {"spikes": 0, "places": 4}]
-    assert not any(layer._forward_hooks for layer in model)
 
 
 def test_clipping_bounds_the_gradient_and_keeps_the_keys_of_other_runs(vanilla) -> None:

@@ -13,7 +13,7 @@ from analysis.common.data import cifar10_images, digits
 
 __all__ = ["Images", "Part", "augmented_batches", "load_images"]
 
-PAD = 4  # pixels beyond each edge that a crop may reach
+CROPPED = 8  # a crop may reach an eighth of the image, 4 pixels of 32, beyond each edge
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,7 @@ def load_images(data: str, images: int, val: int, test: int) -> Images:
     )
 
 
-def augmented_batches(
-    images: Images, size: int, seed: int, pad: int = PAD
-) -> Iterator[tuple[Tensor, Tensor]]:
+def augmented_batches(images: Images, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """All training images once, cropped and flipped at random, the last batch smaller.
 
     Order, crops and flips depend on the seed alone, not on the device.
@@ -96,9 +94,9 @@ def augmented_batches(
         images: What to draw from.
         size: Images a batch.
         seed: Of everything that is drawn.
-        pad: Black pixels beyond each edge that a crop may reach.
     """
     part = images.train
+    pad = part.x.shape[-1] // CROPPED
     draw = torch.Generator().manual_seed(seed)
     for chosen in torch.randperm(len(part), generator=draw).split(size):
         down, right = torch.randint(2 * pad + 1, (2, len(chosen)), generator=draw)

@@ -44,11 +44,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     full_width = Tables(args.out, FULL_WIDTH_TABLES, ["run"])
     if args.repeat:
         return repeat(args.repeat, tables)
-    runs = quick_plan() if args.quick else plan()
+    planned = quick_plan if args.quick else plan
+    runs = planned()
     if not args.report:
         if args.device:
-            device = torch.device(args.device)
-            fill_full_width(plan(args.width, amp=True), full_width, device, args.minutes)
+            wide = planned(args.width, amp=True)
+            fill_full_width(wide, full_width, torch.device(args.device), args.minutes)
         else:
             fill(runs, tables, args.workers, args.hours)
     if len(tables["runs"]) or len(full_width["full_width_runs"]):

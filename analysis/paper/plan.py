@@ -89,9 +89,9 @@ def plan(width: int = 8, amp: bool = False) -> list[Run]:
     return list(dict.fromkeys(_in_order(base)))
 
 
-def quick_plan() -> list[Run]:
+def quick_plan(width: int = 2, amp: bool = False) -> list[Run]:
     """Every method once, of networks too narrow and trainings too short to tell anything."""
-    base = Run("digits", 20, "resnet", 18, 2, 2, "vanilla", RATE, 1, 50, False, 0)
+    base = Run("digits", 20, "resnet", 18, width, 2, "vanilla", RATE, 1, 50, amp, 0)
     vanilla = [replace(base, seed=seed) for seed in (0, 1)]
     return [*vanilla, *(replace(base, method=name) for name in METHODS if name != "vanilla")]
 

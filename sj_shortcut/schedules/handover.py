@@ -32,7 +32,7 @@ class HandoverSchedule(ShortcutSchedule):
     While the main path has not learned, its loss is above those of the heads, and every
     :math:`\lambda_l` is ``start``. As the output overtakes a head, that head lets go. No number of
     epochs is needed, and training may go on as long as it likes. The rule is ours, not the
-    paper's; ``analysis/results/ablation`` compares it with others.
+    paper's; ``analysis/ablation/results`` compares it with others.
 
     ``step()`` decides at the end of each whole epoch, also if it is called within epochs. In
     between, each batch costs a few operations on as many numbers as there are heads, on the device

@@ -22,7 +22,7 @@ class ShortcutHead(nn.Module):
 
     Parts of space are ours: of the map, each of grid x grid parts is averaged by itself. A shallow
     layer then need not make its channels tell the classes wherever in the image they see
-    something, which costs the network accuracy; see ``analysis/results/ablation``.
+    something, which costs the network accuracy; see ``analysis/ablation/results``.
 
     Args:
         channels: Channels C of the features.

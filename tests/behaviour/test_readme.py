@@ -36,3 +36,7 @@ def test_commands_exist():
         assert command in targets, command
     for script in re.findall(r"\b(?:examples|analysis)/\w+\.py", TEXT):
         assert (ROOT / script).is_file(), script
+    studies = re.findall(r"\bpython\s-m\sanalysis\.(\w+)", TEXT)
+    assert studies
+    for study in studies:
+        assert (ROOT / "analysis" / study / "__main__.py").is_file(), study

@@ -1,0 +1,3 @@
+"""What several studies share: data, networks, tables that grow run by run, figures and pages."""
+
+__all__: list[str] = []

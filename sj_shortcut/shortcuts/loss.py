@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -17,7 +15,7 @@ from sj_shortcut.shortcuts.forwards import Forwards
 from sj_shortcut.shortcuts.hooks import forwards_of, has_shortcuts
 from sj_shortcut.shortcuts.oversight import Oversight, tell
 from sj_shortcut.shortcuts.pairing import heads_behind
-from sj_shortcut.torch_model import did_you_mean
+from sj_shortcut.shortcuts.weights import finite_coefficient, weights_by_name
 
 __all__ = ["Criterion", "ShortcutLoss"]
 
@@ -115,7 +113,7 @@ class ShortcutLoss(nn.Module):
         if not isinstance(per_step, bool):
             raise TypeError(f"per_step must be True or False, got {per_step!r}.")
         forwards = forwards_of(self._root[0])
-        self.weights = _weights_by_name(weights, forwards.names)
+        self.weights = weights_by_name(weights, forwards.names)
         # Given in order of depth, they follow the heads if the first batch shows another order.
         self._in_order = None if isinstance(weights, Mapping) else list(self.weights.values())
         self.criterion = criterion
@@ -193,7 +191,7 @@ class ShortcutLoss(nn.Module):
         """λ w_l by head. One of 0 is left out: 0 times a head's NaN would be NaN."""
         weights = {}
         for name, weight in self.weights.items():
-            used = weight * _finite(self.schedule.coefficient_of(name))
+            used = weight * finite_coefficient(self.schedule.coefficient_of(name))
             if used and name in heads:
                 weights[name] = used
         return weights
@@ -312,45 +310,3 @@ def _tensor(loss: Any) -> Tensor:
     if not isinstance(loss, Tensor):
         raise TypeError(f"criterion must return the loss as a tensor, got {type(loss).__name__}.")
     return loss
-
-
-def _finite(coefficient: Any) -> float:
-    if not isinstance(coefficient, Real):
-        raise TypeError(
-            f"the schedule gave the coefficient {coefficient!r}; it must be a number, such as a "
-            "float."
-        )
-    value = float(coefficient)
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(
-            f"the schedule gave the coefficient {value}; it must be finite and at least 0."
-        )
-    return value
-
-
-def _weights_by_name(
-    weights: Mapping[str, float] | Sequence[float] | None, names: list[str]
-) -> dict[str, float]:
-    if weights is None:
-        return dict.fromkeys(names, 1.0)
-    if isinstance(weights, str) or not isinstance(weights, Iterable):
-        raise TypeError(
-            "weights must be numbers, by the name of a head or in order of depth, such as "
-            f"{{'{names[0]}': 0.5}}; got {weights!r}."
-        )
-    if not isinstance(weights, Mapping):
-        values = list(weights)
-        if len(values) != len(names):
-            raise ValueError(
-                f"weights has {len(values)} entries for {len(names)} heads: {', '.join(names)}."
-            )
-        weights = dict(zip(names, values, strict=True))
-    for name, weight in weights.items():
-        if name not in names:
-            hint = did_you_mean(name, names)
-            raise ValueError(f"weights names no head '{name}'.{hint} Heads: {', '.join(names)}.")
-        if isinstance(weight, bool) or not isinstance(weight, Real):
-            raise TypeError(f"the weight of '{name}' must be a number, got {weight!r}.")
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"the weight of '{name}' must be finite and at least 0, got {weight}.")
-    return {name: float(weights.get(name, 1.0)) for name in names}

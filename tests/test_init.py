@@ -6,9 +6,7 @@ import sys
 import pytest
 
 import sj_shortcut
-from sj_shortcut import (
-    plot_schedule,
-)
+from sj_shortcut import plot_schedule
 from tests.plots.tools import PLOTS
 
 

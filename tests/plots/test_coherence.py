@@ -2,9 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sj_shortcut import (
-    plot_gradient_coherence,
-)
+from sj_shortcut import plot_gradient_coherence
 from tests.plots.tools import flow, labels
 
 

@@ -2,9 +2,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from sj_shortcut import (
-    plot_gradient_flow,
-)
+from sj_shortcut import plot_gradient_flow
 from tests.plots.tools import LAYER_PLOTS, PLOTS, flow, labels, names_along
 
 

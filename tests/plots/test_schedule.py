@@ -1,11 +1,7 @@
 import matplotlib.pyplot as plt
 import pytest
 
-from sj_shortcut import (
-    ConstantSchedule,
-    EvolutionarySchedule,
-    plot_schedule,
-)
+from sj_shortcut import ConstantSchedule, EvolutionarySchedule, plot_schedule
 from tests.plots.tools import labels
 
 

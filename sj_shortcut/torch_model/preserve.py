@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.parameter import is_lazy
 
 __all__ = ["preserved", "untouched_rng"]
 
@@ -25,8 +26,9 @@ def preserved(*modules: nn.Module) -> Iterator[None]:
     Buffers are swapped for copies while it lasts, not restored in place, so that a graph that
     holds them can still run backward. Every plain attribute of every module comes back as well,
     which covers what neurons and heads keep outside their memories. So does the content of lists,
-    dicts, sets and deques among them, at any depth; these stay the same objects. Parameters, and
-    tensors that are neither parameters nor buffers, are not copied: do not train inside.
+    dicts, sets and deques among them, at any depth; these stay the same objects, and lazy modules
+    stay lazy. Parameters, and tensors that are neither parameters nor buffers, are not copied: do
+    not train inside.
 
     Args:
         modules: The modules with everything inside them; those in several are kept once.
@@ -88,25 +90,43 @@ class _Saved:
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self.modules = list(modules)
+        self.classes = [type(module) for module in self.modules]
         self.attributes = [dict(module.__dict__) for module in self.modules]
         self.contents = list(_contents(self.attributes))
 
     def lend_copies(self) -> None:
-        """Put copies of all buffers in their place."""
-        copies: dict[int, Tensor] = {}
+        """Put copies in the place of all buffers, and of parameters that the first input makes."""
+        copies: dict[int, Any] = {}
         for module in self.modules:
             for name, buffer in module._buffers.items():
                 if buffer is not None:
-                    if id(buffer) not in copies:
-                        copies[id(buffer)] = buffer.clone()
-                    module._buffers[name] = copies[id(buffer)]
+                    module._buffers[name] = _copy(buffer, copies)
+            for name, parameter in module._parameters.items():
+                if parameter is not None and is_lazy(parameter):
+                    module._parameters[name] = _copy(parameter, copies)
 
     def restore(self) -> None:
         """Put everything back; doing so twice does no harm."""
         for container, content in self.contents:
             _put_back(container, content)
-        for module, attributes in zip(self.modules, self.attributes, strict=True):
+        for module, kind, attributes in zip(
+            self.modules, self.classes, self.attributes, strict=True
+        ):
+            if type(module) is not kind:  # a lazy module becomes another with its first input
+                module.__class__ = kind
             _amend(module.__dict__, attributes)
+
+
+def _copy(tensor: Any, copies: dict[int, Any]) -> Any:
+    """The one copy of a tensor, which may be in several places."""
+    if id(tensor) not in copies:
+        if is_lazy(tensor):
+            kind: Any = type(tensor)
+            like = tensor.data
+            copies[id(tensor)] = kind(tensor.requires_grad, like.device, like.dtype)
+        else:
+            copies[id(tensor)] = tensor.clone()
+    return copies[id(tensor)]
 
 
 def _contents(roots: Iterable[Any]) -> Iterator[tuple[Any, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from sj_shortcut.torch_model.preserve import preserved
 
@@ -195,3 +196,27 @@ def preserved_file() -> str:
     file = sys.modules[preserved.__module__].__file__
     assert file is not None
     return file
+
+
+def lazy_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.LazyConv2d(3, 2), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(2))
+
+
+def test_lazy_modules_stay_lazy() -> None:
+    model, twin, x = lazy_net(), lazy_net(), torch.rand(4, 2, 3, 3)
+    before = [*model.parameters(), *model.buffers()]
+    with preserved(model):
+        model(x)
+        assert model[0].in_channels == 2
+    assert [type(module) for module in model] == [type(module) for module in twin]
+    now = [*model.parameters(), *model.buffers()]
+    assert all(a is b for a, b in zip(now, before, strict=True))
+    assert all(is_lazy(tensor) for tensor in model.parameters()) and is_lazy(model[1].running_mean)
+    # As if it had never run: it still draws its weights when the first batch comes.
+    for net in (model, twin):
+        torch.manual_seed(1)
+        net(x)
+    assert type(model[3]) is nn.Linear and model[3].in_features == 12
+    for name, tensor in twin.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)

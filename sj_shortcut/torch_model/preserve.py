@@ -154,9 +154,10 @@ def _put_back(container: Any, content: Any) -> None:
         return
     if isinstance(container, dict):
         _amend(container, content)
-        if _same(container, content):
-            return
-    if isinstance(container, list):
+        if not _same(container, content):  # in another order
+            container.clear()
+            _amend(container, content)
+    elif isinstance(container, list):
         container[:] = content
     else:
         container.clear()
@@ -167,7 +168,8 @@ def _amend(table: dict[Any, Any], content: dict[Any, Any]) -> None:
     # Never empty in between: another thread may use it, as all neurons share a surrogate function.
     for name in [name for name in table if name not in content]:
         del table[name]
-    table.update(content)
+    for name, value in content.items():  # not update(), by which a Counter adds
+        table[name] = value
 
 
 def _same(container: Any, content: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections import OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any
 
 import pytest
@@ -76,6 +76,7 @@ CONTAINERS: dict[str, Any] = {
     "dict": lambda: {"a": torch.ones(2), "b": 2, "c": 3},
     "defaultdict": lambda: defaultdict(list, a=torch.ones(2), b=2, c=3),
     "ordered dict": lambda: OrderedDict(a=torch.ones(2), b=2, c=3),
+    "counter": lambda: Counter(a=torch.ones(2), b=2, c=3),
     "set": lambda: {1, 2, "three"},
     "deque": lambda: deque([1, 2, torch.ones(2)], maxlen=4),
 }

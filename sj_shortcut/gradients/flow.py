@@ -12,14 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sj_shortcut.gradients.coherence import GradientSums, batch_columns
-from sj_shortcut.gradients.columns import (
-    COLUMNS,
-    Row,
-    by_depth,
-    check_tags,
-    depth_of,
-    make_frame,
-)
+from sj_shortcut.gradients.columns import COLUMNS, Row, by_depth, check_tags, depth_of, make_frame
 from sj_shortcut.gradients.fetcher import Fetcher
 from sj_shortcut.gradients.firing import ask_for, firing_rows
 from sj_shortcut.gradients.run_model import called_each_step, moved_to, pairs, run

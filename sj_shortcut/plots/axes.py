@@ -1,4 +1,8 @@
-"""New Axes, divided Axes, and what all of them look like."""
+"""New Axes, divided Axes, and what all of them look like.
+
+No function of this room shows a figure, and none changes matplotlib's settings. Font sizes are
+relative to ``rcParams["font.size"]``, so a style set by the caller holds.
+"""
 
 from __future__ import annotations
 

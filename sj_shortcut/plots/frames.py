@@ -86,7 +86,7 @@ def check_single(frame: pd.DataFrame, keys: list[str], column: str) -> None:
         for name in (*run_columns(frame), *names_of("place"))
         if name in frame.columns and first[name].nunique() > 1
     ]
-    where = ", ".join(f"{key} {first[key].iloc[0]!r}" for key in keys)
+    where = ", ".join(f"{key} {first[key].tolist()[0]!r}" for key in keys)
     which = f" They differ in {', '.join(map(str, tags))}: choose one of each." if tags else ""
     raise ValueError(f"the frame has {len(first)} values of '{column}' for {where}.{which}")
 

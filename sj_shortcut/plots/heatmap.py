@@ -13,13 +13,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from sj_shortcut.gradients.columns import label_of, scale_of
 from sj_shortcut.plots.axes import COLUMN, SMALL, TEXT, new_axes, set_style
-from sj_shortcut.plots.frames import (
-    check,
-    check_single,
-    check_whole,
-    layer_order,
-    no_number,
-)
+from sj_shortcut.plots.frames import check, check_single, check_whole, layer_order, no_number
 from sj_shortcut.plots.legends import add_legend
 from sj_shortcut.plots.ticks import name_ticks, short
 

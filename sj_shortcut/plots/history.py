@@ -11,11 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sj_shortcut.gradients.columns import label_of
 from sj_shortcut.plots.axes import COLUMN, new_axes, set_style, split
-from sj_shortcut.plots.frames import (
-    check,
-    groups,
-    optional_hue,
-)
+from sj_shortcut.plots.frames import check, groups, optional_hue
 from sj_shortcut.plots.legends import add_legend
 from sj_shortcut.plots.lines import draw_spread
 from sj_shortcut.plots.looks import DASHES, looks_of

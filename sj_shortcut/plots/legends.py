@@ -1,4 +1,7 @@
-"""Legends above the Axes."""
+"""Legends above the Axes, never on data.
+
+A figure's layout should be "constrained", as that of a new figure is, for them to find room.
+"""
 
 from __future__ import annotations
 

@@ -13,14 +13,7 @@ from matplotlib.patches import Patch
 
 from sj_shortcut.gradients.columns import label_of
 from sj_shortcut.plots.axes import new_axes, set_style
-from sj_shortcut.plots.frames import (
-    check,
-    check_whole,
-    groups,
-    no_number,
-    optional_hue,
-    places_of,
-)
+from sj_shortcut.plots.frames import check, check_whole, groups, no_number, optional_hue, places_of
 from sj_shortcut.plots.legends import add_legend, thinned
 from sj_shortcut.plots.looks import COLOURS, Look, in_order, looks_of
 from sj_shortcut.plots.marks import leave_room_below, mark_edge

@@ -1,4 +1,8 @@
-"""Colours, dashes and markers that tell lines apart."""
+"""Colours, dashes and markers that tell lines apart.
+
+Colours are those of Okabe and Ito, "Color Universal Design" (2008), which the colour-blind can tell
+apart; lines differ by dashes and markers as well, for print in grey.
+"""
 
 from __future__ import annotations
 

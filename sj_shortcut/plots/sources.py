@@ -12,11 +12,7 @@ from matplotlib.patches import Patch
 
 from sj_shortcut.gradients.columns import label_of
 from sj_shortcut.plots.axes import new_axes, set_style
-from sj_shortcut.plots.frames import (
-    check,
-    check_single,
-    places_of,
-)
+from sj_shortcut.plots.frames import check, check_single, places_of
 from sj_shortcut.plots.legends import add_legend, thinned
 from sj_shortcut.plots.looks import colours
 from sj_shortcut.plots.marks import mark_edge

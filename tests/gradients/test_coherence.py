@@ -6,9 +6,7 @@ import torch
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 
-from sj_shortcut import (
-    gradient_flow,
-)
+from sj_shortcut import gradient_flow
 from tests.gradients.tools import autograd, batches, criterion, layers_of
 from tests.nets.small import Net, labels
 

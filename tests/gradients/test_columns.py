@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -144,6 +145,7 @@ def test_a_new_measure_has_its_label_and_scale_in_plots(new_measures: dict[str, 
             "no row of the frame has a number in 'grad_max', which is missing where no gradient "
             "arrived."
         )
+    plt.close("all")
 
 
 # The columns there are.

@@ -5,9 +5,7 @@ import torch
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import Tensor, nn
 
-from sj_shortcut import (
-    GradientRecorder,
-)
+from sj_shortcut import GradientRecorder
 from tests.gradients.tools import linear_net
 from tests.nets.small import Net, images, labels
 

@@ -13,14 +13,15 @@ from torch.nn.parallel import DistributedDataParallel
 from sj_shortcut import (
     GradientRecorder,
     ShortcutLoss,
+    ShortcutWarning,
     every_steps,
-    log_spaced_steps,
     wrap_with_shortcuts,
 )
 from tests.gradients.tools import hooks_on, record, train_step
 from tests.nets.small import Net, images, labels
 from tests.nets.zoo import ZOO
 from tests.ranks import on_ranks
+from tests.refusals import refused
 
 CONTRACT = [
     "layer", "depth", "module", "weight_grad_norm", "weight_grad_rms", "weight_norm",
@@ -146,8 +147,12 @@ def test_two_backward_passes_through_one_forward() -> None:
         out = model(images())
         out[0].sum().backward(retain_graph=True)
         out[1].sum().backward()
-        with pytest.warns(UserWarning, match=r"'layer1\.1'.*Add the losses up"):
+        with pytest.warns(ShortcutWarning) as warned:
             recorder.step()
+    assert [str(warning.message) for warning in warned] == [
+        "two backward passes went through one forward pass at 'layer1.1': norms of parts do not "
+        "add up, so output_grad_norm is NaN there. Add the losses up and call backward() once."
+    ]
     frame = recorder.frame.set_index("layer")
     assert frame.output_grad_norm.isna().all()
     assert frame.weight_grad_norm["fc"] == pytest.approx(model.fc.weight.grad.norm().item())
@@ -156,38 +161,56 @@ def test_two_backward_passes_through_one_forward() -> None:
 # Errors.
 
 
-def test_errors() -> None:
+def test_wrong_arguments() -> None:
     model = Net()
-    with pytest.raises(TypeError, match=r"torch\.nn\.Module, got str"):
+    with refused(TypeError, "model must be a torch.nn.Module, got str."):
         GradientRecorder("model")
-    with pytest.raises(TypeError, match="DistributedDataParallel"):
+    with pytest.raises(TypeError, match="nn.DataParallel.*: use .*DistributedDataParallel"):
         GradientRecorder(nn.DataParallel(model))
-    with pytest.raises(ValueError, match="no layer with weights"):
+    with refused(
+        ValueError,
+        "Sequential has no layer with weights (linear or convolution) whose gradient could be "
+        "recorded.",
+    ):
         GradientRecorder(nn.Sequential(neuron.LIFNode()))
-    with pytest.raises(ValueError, match="activity=False"):
+    with refused(ValueError, "per_step=True is about spiking layers, which activity=False leaves."):
         GradientRecorder(model, per_step=True, activity=False)
-    for when in (True, "often", None):
-        with pytest.raises(TypeError, match="when must be"):
-            GradientRecorder(model, when=when)
-    with pytest.raises(ValueError, match="at least 1"):
-        GradientRecorder(model, when=0)
-    with pytest.raises(ValueError, match="at least 1"):
-        log_spaced_steps(0)
-    with pytest.raises(RuntimeError, match="with GradientRecorder"):
+    with pytest.raises(TypeError, match="when must be"):
+        GradientRecorder(model, when=None)
+
+
+def test_wrong_order() -> None:
+    model = Net()
+    outside = "step() records inside `with GradientRecorder(model) as ...:` only."
+    with refused(RuntimeError, outside):
         GradientRecorder(model).step()
-    recorder = GradientRecorder(model, scale=0.0001)
-    with recorder:
-        with pytest.raises(RuntimeError, match="enter it once"):
+    with GradientRecorder(model) as recorder:
+        with refused(RuntimeError, "this GradientRecorder is recording already: enter it once."):
             recorder.__enter__()
-        with pytest.raises(ValueError, match=r"tag 'depth'.*another name"):
+        with pytest.raises(ValueError, match="the tag 'depth'"):
             recorder.step(depth=3)
-        with pytest.raises(RuntimeError, match="no forward pass"):
+        with refused(
+            RuntimeError,
+            "no forward pass of the model has been seen: enter GradientRecorder before it, and "
+            "call the model itself, not its forward method.",
+        ):
             recorder.step()
         model(images())
-        with pytest.raises(RuntimeError, match=r"after loss\.backward"):
+        with refused(
+            RuntimeError,
+            "no layer has a gradient: call step() after loss.backward() and before "
+            "optimizer.zero_grad().",
+        ):
             recorder.step()
-        recorder._scale = math.inf
-        with pytest.raises(ValueError, match="scale must be"):
+    with refused(RuntimeError, outside):
+        recorder.step()
+
+
+@pytest.mark.parametrize("scale", [-1.0, math.inf, math.nan])
+def test_wrong_scale(scale: float) -> None:
+    with GradientRecorder(model := Net(), scale=lambda: scale) as recorder:
+        model(images()).sum().backward()
+        with refused(ValueError, f"scale must be finite and above 0, got {scale}."):
             recorder.step()
 
 
@@ -199,7 +222,12 @@ def test_compiled_model() -> None:
     model = Net()
     eager = record(model, activity=False)
     compiled = torch.compile(model, backend="eager")
-    with pytest.raises(ValueError, match="activity=False"):
+    with refused(
+        ValueError,
+        "the model is compiled, and compiled code runs no hooks, so its spiking layers cannot be "
+        "measured: pass activity=False for the weights alone, or record the model before "
+        "compiling it.",
+    ):
         GradientRecorder(compiled)
     torch.manual_seed(0)
     Net()
@@ -218,11 +246,15 @@ def test_compiled_model() -> None:
 def test_model_compiled_in_place() -> None:
     model = Net()
     model.compile(backend="eager")
-    with pytest.raises(ValueError, match="compiled in place"):
+    advice = (
+        "is compiled in place, and compiled code runs no hooks. Record before compiling, or "
+        "compile the whole with torch.compile(model) and record that with activity=False."
+    )
+    with refused(ValueError, f"Net cannot be recorded: it {advice}"):
         GradientRecorder(model, activity=False)
     model = Net()
     model.layer2 = torch.compile(model.layer2, backend="eager")
-    with pytest.raises(ValueError, match=r"'layer2' is compiled"):
+    with refused(ValueError, f"Net cannot be recorded: its submodule 'layer2' {advice}"):
         GradientRecorder(model)
 
 

@@ -3,12 +3,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sj_shortcut import (
-    gradient_flow,
-)
+from sj_shortcut import gradient_flow
 from tests.gradients.tools import batches, criterion
 from tests.nets.small import CLASSES, N, Net, T, images, labels
 from tests.nets.zoo import ZOO
+from tests.refusals import refused
 
 
 @pytest.mark.parametrize("name", ["multi_step", "seq_to_ann", "features", "one_of_each"])
@@ -63,3 +62,23 @@ def test_several_inputs_and_other_outputs() -> None:
         by_source=True,
     )
     assert frame.share.tolist() == pytest.approx([1] * 4)
+
+
+def test_batches_that_are_none() -> None:
+    model, x = Net(), images(6)
+    with refused(TypeError, "batches must be one (x, y), or an iterable of them, got Tensor."):
+        gradient_flow(model, criterion, x)
+    with refused(ValueError, "batch 0 must be a pair (x, y), got tuple of 3."):
+        gradient_flow(model, criterion, [(1, 2, 3)])
+    with refused(ValueError, "batch 1 must be a pair (x, y), got int."):
+        gradient_flow(model, criterion, [(x, labels(6)), 7])
+
+
+def test_time_steps_that_are_not_there() -> None:
+    for x in ((images(),), images()[0, 0]):
+        with refused(
+            ValueError,
+            "in step mode 's' x must be a tensor [T, N, ...], over whose first axis the model is "
+            "called. Otherwise say with forward= how to get from (model, x) to the output.",
+        ):
+            gradient_flow(Net("s"), criterion, [(x, labels())])

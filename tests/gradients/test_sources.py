@@ -2,12 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sj_shortcut import (
-    ConstantSchedule,
-    ShortcutLoss,
-    gradient_flow,
-    shortcut_branches,
-)
+from sj_shortcut import ConstantSchedule, ShortcutLoss, gradient_flow, shortcut_branches
 from tests.gradients.tools import autograd, batches, criterion, layers_of, wrapped
 from tests.nets.small import Net, images, labels
 

@@ -3,12 +3,11 @@ import torch
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import Tensor, nn
 
-from sj_shortcut import (
-    GradientRecorder,
-)
+from sj_shortcut import GradientRecorder
 from tests.gradients.tools import SlowSigmoid, linear_net, record
 from tests.nets.small import labels
 from tests.nets.zoo import ZOO
+from tests.refusals import refused
 
 
 class HandSpike(torch.autograd.Function):
@@ -99,7 +98,11 @@ def test_some_quantities_alone(mode: str) -> None:
         left = [name for name in names if name not in measured]
         assert frames[activity].drop(columns=left).equals(frames[True].drop(columns=left))
         assert frames[activity][left].isna().all(axis=None)
-    with pytest.raises(ValueError, match="activity names 'rate', which is none of 'output_grad"):
+    with refused(
+        ValueError,
+        "activity names 'rate', which is none of 'output_grad_norm', 'alive', 'firing_rate': name "
+        "some of these, or say True for all and False for none.",
+    ):
         GradientRecorder(model, activity=["rate"])
 
 

@@ -3,9 +3,8 @@ import math
 import pandas as pd
 import pytest
 
-from sj_shortcut import (
-    summarize,
-)
+from sj_shortcut import summarize
+from tests.refusals import refused
 
 
 def frame(norms: list[float], **columns: object) -> pd.DataFrame:
@@ -125,11 +124,12 @@ def test_missing_values_among_tags() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(TypeError, match="pandas DataFrame, got list"):
+    with refused(TypeError, "frame must be a pandas DataFrame, got list."):
         summarize([])
-    with pytest.raises(ValueError, match="no column 'depth'"):
+    advice = "pass what GradientRecorder or gradient_flow gave."
+    with refused(ValueError, f"frame has no column 'depth': {advice}"):
         summarize(frame([1.0]).drop(columns="depth"))
-    with pytest.raises(ValueError, match="no column 'method'"):
+    with refused(ValueError, f"frame has no column 'method': {advice}"):
         summarize(frame([1.0]), by="method")
-    with pytest.raises(ValueError, match="frame is empty"):
+    with refused(ValueError, "frame is empty: nothing was measured."):
         summarize(frame([]))

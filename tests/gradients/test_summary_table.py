@@ -2,9 +2,7 @@ import pickle
 
 import pandas as pd
 
-from sj_shortcut import (
-    summarize,
-)
+from sj_shortcut import summarize
 from tests.gradients.test_summary import frame
 
 

@@ -10,17 +10,8 @@ from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from sj_shortcut import (
-    GradientRecorder,
-    ShortcutLoss,
-    wrap_with_shortcuts,
-)
-from tests.gradients.tools import (
-    SlowSigmoid,
-    hooks_on,
-    record,
-    train_step,
-)
+from sj_shortcut import GradientRecorder, ShortcutLoss, wrap_with_shortcuts
+from tests.gradients.tools import SlowSigmoid, hooks_on, record, train_step
 from tests.nets.small import Net, images, labels
 
 

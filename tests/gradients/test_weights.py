@@ -1,16 +1,20 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from spikingjelly.activation_based import layer
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
-from sj_shortcut import (
-    GradientRecorder,
-)
+from sj_shortcut import GradientRecorder
+from sj_shortcut.gradients.tracer import Tracer
+from sj_shortcut.gradients.weights import measure_weights
 from tests.gradients.tools import record
 from tests.nets.small import Net, images
 from tests.nets.zoo import EVERY, ZOO
+from tests.ranks import on_ranks
 
 
 @pytest.mark.parametrize(("name", "mode"), EVERY)
@@ -109,3 +113,25 @@ def test_a_vanishing_gradient_does_not_underflow() -> None:
         assert 0 < want < 1e-25
         assert frame.weight_grad_norm[f"{name}.0"] == pytest.approx(want, rel=1e-6)
     assert frame.output_grad_norm["layer1.0"] > 0
+
+
+def record_shards(rank: int) -> str:
+    mesh = init_device_mesh("cpu", (2,))
+    model = Net()
+    sharded = distribute_tensor(model.layer1[0].weight, mesh, [Shard(0)])
+    model.layer1[0].weight = nn.Parameter(sharded)
+    (layer1,) = (one for one in Tracer(model).layers if one.name == "layer1.0")
+    try:
+        measure_weights(layer1, [None])
+    except TypeError as error:
+        return str(error)
+    return ""
+
+
+def test_sharded_weights(tmp_path: Path) -> None:
+    told = (
+        "the weight of 'layer1.0' is a DTensor, of which each process holds a part: gradients of "
+        "sharded parameters (FSDP, tensor parallelism) cannot be measured here. Measure before "
+        "sharding, or under DistributedDataParallel."
+    )
+    assert on_ranks(record_shards, tmp_path) == [told, told]

@@ -5,10 +5,7 @@ import torch
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 
-from sj_shortcut import (
-    GradientRecorder,
-    wrap_with_shortcuts,
-)
+from sj_shortcut import GradientRecorder, wrap_with_shortcuts
 from tests.nets.small import Net, images, labels
 
 criterion = nn.CrossEntropyLoss()

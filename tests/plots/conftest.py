@@ -9,6 +9,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def figures() -> Iterator[None]:
+    plt.close("all")
     settings = dict(mpl.rcParams)
     yield
     plt.close("all")

@@ -2,9 +2,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from sj_shortcut import (
-    plot_history,
-)
+from sj_shortcut import plot_history
 from tests.plots.tools import PLOTS, flow, history
 
 

@@ -1,11 +1,9 @@
 import numpy as np
 import pandas as pd
-import pytest
 
-from sj_shortcut import (
-    plot_gradient_coherence,
-)
+from sj_shortcut import plot_gradient_coherence
 from tests.plots.tools import flow, labels
+from tests.refusals import refused
 
 
 def test_coherence_shades_what_random_directions_reach() -> None:
@@ -24,7 +22,15 @@ def test_coherence_shades_what_random_directions_reach() -> None:
 
 
 def test_coherence_needs_several_batches() -> None:
-    with pytest.raises(ValueError, match="takes several batches"):
-        plot_gradient_coherence(flow().drop(columns="coherence"))
-    with pytest.raises(ValueError, match="takes several batches"):
+    hint = "Coherence takes several batches: gradient_flow(model, loss_fn, [batch, ...])."
+    with refused(
+        ValueError,
+        "the frame has no column 'coherence'; its columns are: layer, depth, run. " + hint,
+    ):
+        plot_gradient_coherence(flow()[["layer", "depth", "run"]])
+    with refused(
+        ValueError,
+        "no row of the frame has a number in 'coherence', which is missing where fewer than two "
+        "batches gave a gradient. " + hint,
+    ):
         plot_gradient_coherence(flow(coherence=np.nan))

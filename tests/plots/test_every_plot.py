@@ -75,4 +75,6 @@ def test_measured_frames_are_drawn() -> None:
 
 
 def test_plots_read_frames_without_torch() -> None:
-    assert "torch" not in vars(sys.modules["sj_shortcut.plots.lines"])
+    modules = [m for name, m in sys.modules.items() if name.startswith("sj_shortcut.plots.")]
+    assert {"sj_shortcut.plots.flow", "sj_shortcut.plots.lines"} <= {m.__name__ for m in modules}
+    assert not [module.__name__ for module in modules if "torch" in vars(module)]

@@ -3,9 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sj_shortcut import (
-    plot_gradient_heatmap,
-)
+from sj_shortcut import plot_gradient_heatmap
 from tests.plots.tools import flow, labels, names_along
 
 

@@ -1,9 +1,7 @@
 import pandas as pd
 import pytest
 
-from sj_shortcut import (
-    plot_history,
-)
+from sj_shortcut import plot_history
 from tests.plots.tools import drawn, history, labels
 
 

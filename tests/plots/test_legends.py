@@ -1,11 +1,7 @@
 import pandas as pd
 import pytest
 
-from sj_shortcut import (
-    plot_gradient_coherence,
-    plot_gradient_flow,
-    plot_gradient_sources,
-)
+from sj_shortcut import plot_gradient_coherence, plot_gradient_flow, plot_gradient_sources
 from tests.plots.tools import PLOTS, flow
 
 

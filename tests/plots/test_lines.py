@@ -1,8 +1,6 @@
 import pandas as pd
 
-from sj_shortcut import (
-    plot_gradient_flow,
-)
+from sj_shortcut import plot_gradient_flow
 from tests.plots.tools import drawn, flow, names_along
 
 

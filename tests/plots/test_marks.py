@@ -1,8 +1,6 @@
 import numpy as np
 
-from sj_shortcut import (
-    plot_gradient_flow,
-)
+from sj_shortcut import plot_gradient_flow
 from tests.plots.tools import drawn, flow, labels, marked
 
 

@@ -1,11 +1,9 @@
 import numpy as np
 import pandas as pd
-import pytest
 
-from sj_shortcut import (
-    plot_gradient_sources,
-)
+from sj_shortcut import plot_gradient_sources
 from tests.plots.tools import flow, labels, marked
+from tests.refusals import refused
 
 
 def test_sources_stack_to_one() -> None:
@@ -41,5 +39,9 @@ def test_sources_of_many_heads_thin_their_legend() -> None:
 
 
 def test_sources_need_a_split() -> None:
-    with pytest.raises(ValueError, match="by_source=True"):
-        plot_gradient_sources(flow().drop(columns="source"))
+    with refused(
+        ValueError,
+        "the frame has no column 'source' and 'share'; its columns are: layer, depth. Split the "
+        "gradient by its sources: gradient_flow(..., by_source=True).",
+    ):
+        plot_gradient_sources(flow()[["layer", "depth"]])

@@ -1,9 +1,6 @@
 import pytest
 
-from sj_shortcut import (
-    plot_gradient_coherence,
-    plot_gradient_flow,
-)
+from sj_shortcut import plot_gradient_coherence, plot_gradient_flow
 from tests.plots.tools import flow, names_along
 
 

@@ -124,8 +124,8 @@ class ShortcutBranch(Resettable):
         raise ValueError(
             f"the shortcut head at '{self.name}' was made for {self.channels} channels, but its "
             f"point gave {tuple(x.shape)}, read as {axes}. Where a made-up batch does "
-            "not tell the channels, pass example_input= to wrap_with_shortcuts; where the axes were "
-            "misread, pass layout=."
+            "not tell the channels, pass example_input= to wrap_with_shortcuts; where the axes "
+            "were misread, pass layout=."
         )
 
     def _checked(self, logits: Any, ndims: tuple[int, ...]) -> Tensor:

@@ -69,16 +69,31 @@ class Pass:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Eval mode with fresh neurons; everything is put back after."""
+    """Eval mode with fresh neurons and without hooks; everything is put back after.
+
+    Hooks of others (monitors, recorders, our own) must not take a look for a forward pass.
+    """
     gradients = torch.is_grad_enabled()
     try:
         with preserved(model):
+            for module in model.modules():
+                _take_hooks_off(module)
             model.eval()
             reset_states(model)
             yield
     except BaseException:
         torch.set_grad_enabled(gradients)  # an interrupt may come right where a context ends
         raise
+
+
+def _take_hooks_off(module: nn.Module) -> None:
+    """Leave only what PyTorch itself computes weights by before a forward, as weight norm does."""
+    for hooks in (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks):
+        hooks.clear()
+    for key, hook in list(module._forward_pre_hooks.items()):
+        owner = getattr(hook, "__self__", hook)
+        if not type(owner).__module__.startswith("torch."):
+            del module._forward_pre_hooks[key]
 
 
 def run_pass(

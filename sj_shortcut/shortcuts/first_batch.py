@@ -44,7 +44,6 @@ def look_if_needed(
     sizes = [tuple(tensor.shape) for tensor in tensors_in((args, dict(kwargs)))]
     if sizes in forwards.unclear or len(forwards.unclear) > _MOST_LOOKS:
         return
-    forwards.asleep = True
     try:
         look = look_at(
             model,
@@ -57,8 +56,6 @@ def look_if_needed(
     except Exception:  # the forward to come will say what is wrong with this input
         forwards.unclear.append(sizes)
         return
-    finally:
-        forwards.asleep = False
     settle(look, forwards)
     layouts = [forwards.layouts.get(name) for name in forwards.names]
     if all(layout is not None and layout.sure for layout in layouts):

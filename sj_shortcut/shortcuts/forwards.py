@@ -89,7 +89,6 @@ class Forwards:
         current: The record of the forward that is running.
         records: Those since the last reset, all but the last of single time steps.
         compiled: Logits of forwards in compiled code, where records cannot hang on outputs.
-        asleep: Whether hooks do nothing, as during a look.
         resets: Whether ``reset_net`` tells where a sequence ends: whether the model has neurons
             of SpikingJelly's.
         used: Whether anything has ever used the logits.
@@ -117,7 +116,6 @@ class Forwards:
     current: Record | None = None
     records: list[Record] = field(default_factory=list)
     compiled: Record | None = None
-    asleep: bool = False
     resets: bool = True
     used: bool = False
     count: int = 0

@@ -45,7 +45,7 @@ CHILD = "shortcut_head"
 
 def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards) -> None:
     """Before the model runs: open a record, and look at the axes where they are not known yet."""
-    if forwards.asleep or in_backward():
+    if in_backward():
         return
     graded = torch.is_grad_enabled()
     if torch.compiler.is_compiling():
@@ -68,7 +68,7 @@ def after_point(
     module: nn.Module, args: Any, output: Any, *, name: str, forwards: Forwards
 ) -> None:
     """After a tapped module ran: give its output to the head."""
-    if forwards.asleep or isinstance(output, torch.fx.Proxy):
+    if isinstance(output, torch.fx.Proxy):
         return
     again = in_backward()
     record = forwards.current
@@ -111,7 +111,7 @@ def after_point(
 def after_model(model: nn.Module, args: Any, output: Any, *, forwards: Forwards) -> Any:
     """After the model ran: check what was tapped and hang the record on the output."""
     record = forwards.current
-    if forwards.asleep or record is None or in_backward():
+    if record is None or in_backward():
         return None
     forwards.current = None
     _check_not_overwritten(record)

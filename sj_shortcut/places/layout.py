@@ -97,14 +97,15 @@ class Layout:
         return tuple(size for axis, size in enumerate(shape) if axis not in known)
 
     def __str__(self) -> str:
-        names = ["L"] * self.ndim
-        names[self.channel] = "C"
+        names = {self.channel: "C", self.batch: "N"}
         if self.time is not None:
             names[self.time] = "T"
-        names[self.batch] = "N"
         if self.folded:
             names[self.batch] = f"({self.folded}N)" if self.time_first else f"(N{self.folded})"
-        return "".join(names)
+        left = [axis for axis in range(self.ndim) if axis not in names]
+        space = {1: "L", 2: "HW", 3: "DHW"}.get(len(left), "L" * len(left))
+        names.update(zip(left, space, strict=True))
+        return "".join(names[axis] for axis in range(self.ndim))
 
 
 def parse_layout(text: str, ndim: int, steps: int | None = None) -> Layout:

@@ -55,11 +55,14 @@ class ShortcutPoints(list[ShortcutPoint]):
         num_classes: Class count as far as it was read or seen.
         refusal: Why no head can be right for this model's output; empty if one can.
         full: Whether to print every row.
+        of_example: Whether shapes are those of an example, which then are printed, rather than of a
+            made-up batch, of which the axes are printed alone.
     """
 
     num_classes: int | None = None
     refusal: str = ""
     full: bool = False
+    of_example: bool = False
 
     def to_frame(self, full: bool = True) -> pd.DataFrame:
         """The table as a frame.
@@ -68,17 +71,24 @@ class ShortcutPoints(list[ShortcutPoint]):
             full: Whether blocks that are alike but for their number have a row each.
         """
         groups = [[point] for point in self] if full else _fold(self)
-        seen = any(point.shape is not None for point in self)
-        return pd.DataFrame([_row(group, seen) for group in groups]).astype(object)
+        return pd.DataFrame([_row(group, self.of_example) for group in groups]).astype(object)
 
     def __repr__(self) -> str:
         if not self:
             return "ShortcutPoints: none (no spiking neuron found)"
         frame = self.to_frame(self.full)
-        text = str(frame.to_string(index=False, max_colwidth=None))
+        rows = [
+            list(frame.columns),
+            *(list(map(str, row)) for row in frame.itertuples(index=False)),
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
         if len(frame) < len(self):
-            text += f"\n({len(self)} points, those alike in one row; full=True shows each)"
-        return text
+            lines.append(f"({len(self)} points, those alike in one row; full=True shows each)")
+        return "\n".join(lines)
 
     __str__ = __repr__
 
@@ -86,7 +96,7 @@ class ShortcutPoints(list[ShortcutPoint]):
         return str(self.to_frame(self.full).to_html(index=False))
 
 
-def _row(group: list[ShortcutPoint], seen: bool) -> dict[str, object]:
+def _row(group: list[ShortcutPoint], of_example: bool) -> dict[str, object]:
     first = group[0]
     row: dict[str, object] = {
         "name": _common_name([point.name for point in group]),
@@ -97,8 +107,10 @@ def _row(group: list[ShortcutPoint], seen: bool) -> dict[str, object]:
         "on_path": "yes" if first.on_path else "-",
         "auto": _heads(group),
     }
-    if seen:
-        row["shape"] = first.shape
+    if of_example:
+        row["shape"] = "-" if first.shape is None else "x".join(map(str, first.shape))
+    else:
+        row["axes"] = "?" if first.layout is None else str(first.layout)
     return {**row, "reason": first.reason}
 
 

@@ -61,7 +61,7 @@ def shortcut_points(
         [('1', 16), ('3', 4)]
     """
     points, _ = list_points(model, example_input, neuron_types, layout)
-    points.full = full
+    points.full, points.of_example = full, example_input is not None
     return points
 
 

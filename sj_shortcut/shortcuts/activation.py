@@ -1,4 +1,4 @@
-"""Whether an output is more than logits: log-probabilities, probabilities."""
+"""Whether an output is more than logits: log-probabilities, probabilities, and the like."""
 
 from __future__ import annotations
 
@@ -11,21 +11,30 @@ from torch import Tensor, nn
 
 __all__ = ["activation_behind"]
 
+_LOG_SOFTMAX, _LOG_SIGMOID = "LogSoftmaxBackward0", "LogSigmoidBackward0"
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "LogSoftmaxBackward0": partial(torch.log_softmax, dim=-1),
+    _LOG_SOFTMAX: partial(torch.log_softmax, dim=-1),
     "SoftmaxBackward0": partial(torch.softmax, dim=-1),
     "SigmoidBackward0": torch.sigmoid,
-    "LogSigmoidBackward0": nn.functional.logsigmoid,
+    _LOG_SIGMOID: nn.functional.logsigmoid,
+    "TanhBackward0": torch.tanh,
+    "ExpBackward0": torch.exp,
+    "SoftplusBackward0": nn.functional.softplus,
+    "ReluBackward0": torch.relu,
 }
+_LOGS = {"SoftmaxBackward0": _LOG_SOFTMAX, "SigmoidBackward0": _LOG_SIGMOID}
 # What may come between an activation and the loss: averages over time, and changes of shape.
 _PASSED_OVER = (
     "Mean",
     "Sum",
-    "Div",
-    "Mul",
     "Add",
+    "Max",
+    "Amax",
+    "Clamp",
+    "Index",
     "Select",
     "Slice",
+    "Split",
     "Stack",
     "Cat",
     "Unbind",
@@ -41,7 +50,8 @@ _PASSED_OVER = (
     "Alias",
     "_Join",
 )
-_MOST_NODES = 1000
+# These too, if they scale by a constant: a gate is a part of the network.
+_SCALES = ("Mul", "Div")
 
 
 def activation_behind(
@@ -64,19 +74,27 @@ def activation_behind(
         True
     """
     if isinstance(criterion, nn.NLLLoss):
-        return _ACTIVATIONS["LogSoftmaxBackward0"]
+        return _ACTIVATIONS[_LOG_SOFTMAX]
     if isinstance(criterion, nn.CrossEntropyLoss | nn.BCEWithLogitsLoss):
         return None
-    waiting: list[Any] = [output.grad_fn]
-    passed: set[Any] = set()
-    while waiting and len(passed) < _MOST_NODES:
+    return _ACTIVATIONS.get(_origin(output.grad_fn))
+
+
+def _origin(node: Any) -> str:
+    """Name of the operation that all parts of an output come from; empty if they differ."""
+    waiting, passed = [node], set()
+    names = set()
+    while waiting and len(names) < 2:
         node = waiting.pop()
         if node is None or node in passed:
             continue
         passed.add(node)
         name = node.name()
-        if name in _ACTIVATIONS:
-            return _ACTIVATIONS[name]
-        if name.startswith(_PASSED_OVER):
-            waiting.extend(before for before, _ in reversed(node.next_functions))
-    return None
+        before = [earlier for earlier, _ in node.next_functions if earlier is not None]
+        if name.startswith(_PASSED_OVER) or (name.startswith(_SCALES) and len(before) == 1):
+            waiting += before
+        elif name.startswith("LogBackward"):
+            names.add(_LOGS.get(_origin(before[0]), name))
+        else:
+            names.add(name)
+    return names.pop() if len(names) == 1 else ""

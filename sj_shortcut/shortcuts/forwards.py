@@ -184,6 +184,8 @@ class _Join(torch.autograd.Function):
     the output rather than a view of it, so that code such as ``output /= T`` goes on working.
     """
 
+    generate_vmap_rule = True  # for gradients sample by sample, with torch.func
+
     @staticmethod
     def forward(output: Tensor, *logits: Tensor) -> Tensor:
         return output.clone()

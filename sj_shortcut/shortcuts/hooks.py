@@ -49,6 +49,7 @@ def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards
         return
     graded = torch.is_grad_enabled()
     if torch.compiler.is_compiling():
+        forwards.trained = model.training
         forwards.current = Record(forwards, graded)
         return
     if graded and model.training:

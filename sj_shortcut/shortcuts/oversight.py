@@ -6,7 +6,7 @@ Nothing here waits for the device in a training step, but where a slip is likely
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,16 +40,19 @@ class Oversight:
 
     Args:
         forwards: What the heads know of the model's forward passes.
-        schedule: The loss's schedule.
     """
 
     def __init__(self, forwards: Forwards) -> None:
+        self._begin(forwards)
+
+    def _begin(self, forwards: Forwards) -> None:
         self._forwards = forwards
         self._calls = 0
         self._never_ran: set[str] | None = None
         self._epoch: float | None = None
+        self._first_coefficient: float | None = None
         self._evaluations = forwards.evaluations
-        self._since_step = self._short_epochs = 0
+        self._since_step = self._updates = self._short_epochs = 0
         self._movement: _Movement | None = None
         self._held = False
 
@@ -57,7 +60,7 @@ class Oversight:
         self,
         root: nn.Module,
         branches: Mapping[str, ShortcutBranch],
-        records: Iterable[Record],
+        records: Sequence[Record],
         used: Mapping[str, float],
         schedule: ShortcutSchedule,
     ) -> None:
@@ -70,6 +73,8 @@ class Oversight:
             used: The heads whose weight is not 0.
             schedule: Where the loss's schedule stands.
         """
+        if records[0].forwards is not self._forwards:  # the model was wrapped anew
+            self._begin(records[0].forwards)
         self._calls += 1
         if self._calls == 1:
             self._frozen(branches)
@@ -118,37 +123,47 @@ class Oversight:
         branches: Mapping[str, ShortcutBranch],
         used: Mapping[str, float],
     ) -> None:
+        if self._movement is None:
+            if used:
+                self._movement = _Movement(root, {name: branches[name] for name in used})
+            return
+        self._updates += self._movement.updated()
         if self._held:
             return
-        if self._movement is None:
-            self._movement = _Movement(root, [branches[name] for name in used if name in branches])
-            self._begun = self._calls
-            return
-        calls = self._calls - self._begun
+        calls = self._movement.count(used)
         if calls < _FIRST_LOOK or calls & (calls - 1):  # powers of two, ever more rarely
             return
-        verdict = self._movement.heads_left_behind()
-        self._held = verdict is not None
-        if verdict:
-            tell(
-                self._forwards,
-                "optimizer",
-                "the optimizer does not hold the shortcut heads: the model's parameters change, "
-                "those of the heads do not. Build the optimizer after wrap_with_shortcuts, or add "
-                'them: optimizer.add_param_group({"params": list(shortcut_parameters(model))}).',
-            )
+        behind = self._movement.left_behind()
+        self._held = behind is not None
+        if not behind:
+            return
+        if not self._movement.is_of(branches):  # heads were replaced meanwhile
+            self._movement, self._held = None, False
+            return
+        some = "" if len(behind) == len(used) else f" at {', '.join(map(repr, behind))}"
+        tell(
+            self._forwards,
+            "optimizer",
+            f"the optimizer does not hold the shortcut heads{some}: other parameters of the model "
+            "change, theirs do not. Build the optimizer after wrap_with_shortcuts, or add them: "
+            'optimizer.add_param_group({"params": list(shortcut_parameters(model))}).',
+        )
 
     def _schedule(self, schedule: ShortcutSchedule) -> None:
         forwards = self._forwards
         evaluations = forwards.evaluations - self._evaluations
         if schedule.last_epoch != self._epoch:
             whole = self._epoch is not None and schedule.last_epoch - self._epoch >= 1
-            short = whole and self._since_step == 1 and evaluations == 0
+            # One batch, or the batches that gradients accumulate over.
+            single = self._since_step == 1 or self._updates == 1
+            short = whole and single and evaluations == 0
             self._short_epochs = self._short_epochs + 1 if short else 0
             self._epoch, self._evaluations = schedule.last_epoch, forwards.evaluations
-            self._since_step = 0
+            self._since_step = self._updates = 0
+        if self._first_coefficient is None:
+            self._first_coefficient = schedule.coefficient
         self._since_step += 1
-        if self._short_epochs >= _ONE_BATCH_EPOCHS and schedule.needs_steps:
+        if self._short_epochs >= _ONE_BATCH_EPOCHS and _hangs_on_epoch(schedule):
             tell(
                 forwards,
                 "per batch",
@@ -156,7 +171,12 @@ class Oversight:
                 "an epoch. Call it once an epoch, or step(epoch + batch / batches) to follow the "
                 "training within one. (If your epochs are of one batch, all is well.)",
             )
-        if evaluations >= _EVALUATIONS and schedule.needs_steps and schedule.last_epoch == 0:
+        if (
+            evaluations >= _EVALUATIONS
+            and schedule.last_epoch == 0
+            and schedule.coefficient == self._first_coefficient  # it does not move by itself
+            and _hangs_on_epoch(schedule)
+        ):
             tell(
                 forwards,
                 "never stepped",
@@ -166,31 +186,67 @@ class Oversight:
             )
 
 
+def _hangs_on_epoch(schedule: ShortcutSchedule) -> bool:
+    """Whether a step would ever change λ."""
+    if not schedule.needs_steps or schedule.needs_losses:
+        return schedule.needs_steps
+    now = schedule.coefficient
+    return any(schedule(schedule.last_epoch + later) != now for later in (1, 10, 100, 1000))
+
+
 class _Movement:
-    """Whether an optimizer moves the heads, by one small parameter of each and one of the model.
+    """Whether an optimizer moves the heads, by one small parameter of each and all of the model.
 
     Versions tell for nothing; only where they suggest a slip are values compared, as there are
     optimizers that write around them.
     """
 
-    def __init__(self, root: nn.Module, branches: list[ShortcutBranch]) -> None:
-        heads = [_smallest(branch.parameters()) for branch in branches]
-        in_heads = {
-            id(p) for m in root.modules() if isinstance(m, ShortcutBranch) for p in m.parameters()
-        }
-        body = _smallest(p for p in root.parameters() if id(p) not in in_heads)
-        self.heads = [_Kept(p) for p in heads if p is not None]
-        self.body = None if body is None else _Kept(body)
+    def __init__(self, root: nn.Module, branches: Mapping[str, ShortcutBranch]) -> None:
+        smallest = {name: _smallest(branch.parameters()) for name, branch in branches.items()}
+        self.heads = {name: _Kept(p) for name, p in smallest.items() if p is not None}
+        own = own_parameters(root)
+        self.body = [(p, p._version) for p in own if p.requires_grad]
+        body = _smallest(own)
+        self.kept = None if body is None else _Kept(body)
+        self.last_version = -1 if self.kept is None else self.kept.version
+        self.calls = 0
+        self.parts = dict.fromkeys(self.heads, 0)
 
-    def heads_left_behind(self) -> bool | None:
-        """True if the model moves and no head does; False if all is well; None if not known."""
-        if not self.heads or self.body is None:
+    def count(self, used: Iterable[str]) -> int:
+        """Note the heads that a call uses; the number of calls so far."""
+        self.calls += 1
+        for name in used:
+            if name in self.parts:
+                self.parts[name] += 1
+        return self.calls
+
+    def updated(self) -> bool:
+        """Whether the model was updated since the last call of this."""
+        if self.kept is None:
             return False
-        if any(head.version_moved() for head in self.heads):
-            return False
-        if not self.body.moved():
+        before, self.last_version = self.last_version, self.kept.parameter._version
+        return before != self.last_version
+
+    def left_behind(self) -> list[str] | None:
+        """Heads that stay where they are while others move; ``None`` if not known yet."""
+        if not self.heads or self.kept is None:
+            return []
+        still = [name for name, head in self.heads.items() if not head.version_moved()]
+        if len(still) < len(self.heads) or any(p._version != v for p, v in self.body):
+            # A head that had no part has no gradient, which optimizers pass over.
+            took_part = [name for name in still if 2 * self.parts[name] > self.calls]
+            return took_part or (None if still else [])
+        if not self.kept.moved():
             return None
-        return not any(head.moved() for head in self.heads)
+        return [name for name in still if not self.heads[name].moved()]
+
+    def is_of(self, branches: Mapping[str, ShortcutBranch]) -> bool:
+        """Whether the heads still have the parameters that are watched."""
+        return all(
+            any(head.parameter is p for p in branches[name].parameters())
+            for name, head in self.heads.items()
+            if name in branches
+        )
 
 
 class _Kept:
@@ -209,6 +265,13 @@ class _Kept:
         return not (same_place and torch.equal(self.parameter.detach(), self.value))
 
 
+def own_parameters(root: nn.Module) -> list[nn.Parameter]:
+    """The model's parameters without those of its heads."""
+    heads = (m for m in root.modules() if isinstance(m, ShortcutBranch))
+    in_heads = {id(p) for head in heads for p in head.parameters()}
+    return [p for p in root.parameters() if id(p) not in in_heads]
+
+
 def _smallest(parameters: Iterable[nn.Parameter]) -> nn.Parameter | None:
     trained = [p for p in parameters if p.requires_grad and not hasattr(p, "full_tensor")]
     return min(trained, key=Tensor.numel, default=None)
@@ -219,16 +282,13 @@ def watch_for_unused_heads(root: nn.Module, forwards: Forwards) -> None:
     if forwards.used or "unused" in forwards.said:
         return
     if forwards.sentinel is None:
-        in_heads = {
-            id(p) for m in root.modules() if isinstance(m, ShortcutBranch) for p in m.parameters()
-        }
-        own = (p for p in root.parameters() if p.requires_grad and id(p) not in in_heads)
-        forwards.sentinel = next(own, None)
+        forwards.sentinel = next((p for p in own_parameters(root) if p.requires_grad), None)
         if forwards.sentinel is None:
             return
     last = forwards.last
-    if last is not None and last.spent and last.logits:
-        forwards.backwards += 1
+    if last is None or not (last.spent and last.logits):
+        return  # no gradient went through it: a teacher, say, which follows its student
+    forwards.backwards += 1
     if forwards.sentinel._version != forwards.version:
         forwards.version = forwards.sentinel._version
         forwards.updates += 1

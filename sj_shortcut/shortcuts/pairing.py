@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sj_shortcut.shortcuts.forwards import Forwards, Record, records_behind
+from sj_shortcut.shortcuts.picks import picks_behind
 
 __all__ = ["gathered", "heads_behind", "why_no_heads"]
 
@@ -48,11 +50,11 @@ def heads_behind(
         )
     if not records and forwards.compiled is not None:
         if any(logits.grad_fn in passed for logits in forwards.compiled.all_logits()):
-            records, forwards.compiled = [forwards.compiled], None
+            records = [forwards.compiled]
     if not records:
         raise RuntimeError(_why_no_record(root, forwards))
     _check_way(found, forwards)
-    logits = _fitted(output, records, forwards)
+    logits = _fitted(output, records, passed, forwards)
     if not logits:
         raise RuntimeError(why_no_heads(root, forwards, records))
     return logits, records
@@ -105,16 +107,18 @@ def _in_time(pieces: list[tuple[Tensor, int]], per_step: bool) -> Tensor:
     return torch.stack([x * t for x, t in pieces]).sum(0) / sum(t for _, t in pieces)
 
 
-def _fitted(output: Tensor, records: list[Record], forwards: Forwards) -> dict[str, Tensor]:
+def _fitted(
+    output: Tensor, records: list[Record], passed: set[Any], forwards: Forwards
+) -> dict[str, Tensor]:
     """Logits of the size of the output: time steps averaged, or batches behind each other."""
-    per_step, samples = forwards.per_step, output.shape[-2]
     ran = [record for record in records if record.logits]
     rows = [record.all_logits()[0].shape[-2] for record in ran]
+    samples, pick = picks_behind(output, passed, {*rows, sum(rows)})
     if all(size == samples for size in rows):
         ordered = sorted(ran, key=lambda record: record.number)
-        logits = gathered(ordered, forwards.names, per_step=per_step)
+        logits = gathered(ordered, forwards.names, per_step=forwards.per_step)
     elif sum(rows) == samples:
-        each = [gathered([record], forwards.names, per_step=per_step) for record in ran]
+        each = [gathered([one], forwards.names, per_step=forwards.per_step) for one in ran]
         names = [name for name in forwards.names if all(name in one for one in each)]
         logits = {name: torch.cat([one[name] for one in each], -2) for name in names}
     else:
@@ -124,8 +128,9 @@ def _fitted(output: Tensor, records: list[Record], forwards: Forwards) -> dict[s
             f"{' and '.join(map(str, rows))}: pass the whole output, as the model gave it."
             + _hint_of_time(samples, rows)
         )
+    logits = {name: pick(values) for name, values in logits.items()}
     for name, values in logits.items():
-        if values.shape[-1] != output.shape[-1]:
+        if values.shape[-2:] != output.shape[-2:]:
             raise ValueError(
                 f"the model's output is {tuple(output.shape)} but the head at '{name}' gave "
                 f"{tuple(values.shape)}: pass the output of the same forward, averaged over time "

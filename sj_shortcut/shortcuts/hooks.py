@@ -49,6 +49,7 @@ def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards
         return
     graded = torch.is_grad_enabled()
     if torch.compiler.is_compiling():
+        forwards.trained = model.training
         forwards.current = Record(forwards, graded)
         return
     if graded and model.training:
@@ -116,7 +117,7 @@ def after_model(model: nn.Module, args: Any, output: Any, *, forwards: Forwards)
     forwards.current = None
     _check_not_overwritten(record)
     if torch.compiler.is_compiling():
-        forwards.compiled = record
+        forwards.keep_compiled(record)
     else:
         forwards.keep(record)
     if not any(logits.requires_grad for logits in record.all_logits()):

@@ -134,7 +134,7 @@ def branch_in(module: nn.Module, name: str, forwards: Forwards) -> tuple[nn.Modu
     """
     found: nn.Module | None = module
     for part in forwards.homes[name]:
-        found = None if found is None else found._modules.get(part)
+        found = getattr(found, part, None)  # what wraps a module hands its attributes on
     if isinstance(found, ShortcutBranch):
         return found, found
     if found is not None:

@@ -156,6 +156,8 @@ def _check_way(found: list[tuple[Record, int | None]], forwards: Forwards) -> No
 
 def _why_no_record(root: nn.Module, forwards: Forwards) -> str:
     """Why an output with a graph does not lead back to a forward with heads."""
+    if forwards.trains and forwards.last is not None and not forwards.last.logits:
+        return why_no_heads(root, forwards)
     if forwards.ran and not forwards.graded:
         return (
             "the model's last forward ran without gradients, and this output has them: either it "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sj_shortcut.neurons.memory import reset_states
-from sj_shortcut.torch_model import first_tensor, preserved
+from sj_shortcut.torch_model import first_tensor, preserved, without_checkpoints
 
 __all__ = ["WEIGHT_LAYERS", "Pass", "Sight", "calibrate", "run_pass", "untouched"]
 
@@ -79,6 +79,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
             for module in model.modules():
                 _take_hooks_off(module)
             model.eval()
+            without_checkpoints(model)
             reset_states(model)
             yield
     except BaseException:
@@ -101,6 +102,7 @@ def run_pass(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     is_neuron: Callable[[nn.Module], bool],
+    names: Iterable[str] = (),
 ) -> Pass:
     """Run a model, inside :func:`untouched`, with the graph that gradients need.
 
@@ -114,8 +116,9 @@ def run_pass(
         args: What it takes.
         kwargs: Likewise.
         is_neuron: Whether a module is a spiking layer.
+        names: Names that modules go by, where others were put around them since.
     """
-    watch = _Watch(model, is_neuron)
+    watch = _Watch(model, is_neuron, names)
     handles = watch.begin()
     try:
         with torch.enable_grad(), torch.autocast(_device_type(model), enabled=False):
@@ -142,7 +145,9 @@ def calibrate(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 class _Watch:
     """Hooks that write down what happens."""
 
-    def __init__(self, model: nn.Module, is_neuron: Callable[[nn.Module], bool]) -> None:
+    def __init__(
+        self, model: nn.Module, is_neuron: Callable[[nn.Module], bool], names: Iterable[str]
+    ) -> None:
         self.sights: dict[str, Sight] = {}
         self.weights: list[str] = []
         self.started: dict[nn.Module, tuple[int, Any, Any]] = {}
@@ -157,6 +162,9 @@ class _Watch:
                 self.names[module] = name
                 if is_neuron(module):
                     inside_neurons.update(module.modules())
+
+        known = {name for name, _ in model.named_modules(remove_duplicate=False)}
+        self.names.update({model.get_submodule(name): name for name in names if name not in known})
 
     def begin(self) -> list[Any]:
         """Put the hooks on."""

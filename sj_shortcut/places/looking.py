@@ -87,7 +87,7 @@ def look_at(
         model = copy.deepcopy(model)
     is_neuron = partial(is_spiking_neuron, extra=neuron_types)
     with untouched(model):
-        seen = run_pass(model, args, kwargs, is_neuron)
+        seen = run_pass(model, args, kwargs, is_neuron, names)
         times = read_times(seen, is_neuron)
         outputs = [t for t in tensors_in(seen.output) if t.is_floating_point()]
         main = main_output([tuple(t.shape) for t in outputs], num_classes)
@@ -97,7 +97,7 @@ def look_at(
             # A layer that never fires hides those before it: give batch norms their statistics.
             reset_states(model)
             calibrate(model, args, kwargs)
-            seen = run_pass(model, args, kwargs, is_neuron)
+            seen = run_pass(model, args, kwargs, is_neuron, names)
             outputs = [t for t in tensors_in(seen.output) if t.is_floating_point()]
             axes = read_output(seen, outputs[main], times)
         layouts = find_layouts(seen, axes, times, wanted)

@@ -7,7 +7,7 @@ given. Nothing stale can be used, and the record goes with the graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ class Record:
         graded: Whether the forward ran with gradients.
         read: Whether ``shortcut_logits`` has read it.
         number: Place in the order of all forwards.
+        before: In compiled code the record before this one, of a single time step.
     """
 
     def __init__(self, forwards: Forwards, graded: bool) -> None:
@@ -48,6 +49,7 @@ class Record:
         self.used = self.spent = self.read = False
         self.single = True
         self.number = 0
+        self.before: Record | None = None
 
     def add(self, name: str, logits: Tensor, steps: int, timed: bool) -> None:
         """Take the logits of one call of a head.
@@ -88,7 +90,9 @@ class Forwards:
         always_on: Whether heads run in eval mode and without gradients too.
         current: The record of the forward that is running.
         records: Those since the last reset, all but the last of single time steps.
-        compiled: Logits of forwards in compiled code, where records cannot hang on outputs.
+        compiled: The newest record of compiled code, where none can hang on outputs; each leads to
+            the one before it, as code that looked at how many there are would be compiled anew.
+        before_reset: That of the sequence before the last reset.
         resets: Whether ``reset_net`` tells where a sequence ends: whether the model has neurons
             of SpikingJelly's.
         used: Whether anything has ever used the logits.
@@ -116,6 +120,7 @@ class Forwards:
     current: Record | None = None
     records: list[Record] = field(default_factory=list)
     compiled: Record | None = None
+    before_reset: Record | None = None
     resets: bool = True
     used: bool = False
     count: int = 0
@@ -131,8 +136,8 @@ class Forwards:
     def reset(self) -> None:
         """Forget the sequence so far; inside a forward, what the forward has given stays."""
         self.records = []
-        if self.current is None:
-            self.compiled = None
+        if self.current is None and self.compiled is not None:
+            self.before_reset, self.compiled = self.compiled, None
 
     @property
     def ran(self) -> bool:
@@ -160,6 +165,42 @@ class Forwards:
         goes_on = record.single and not any(self._ended(r) for r in self.records)
         self.records = [*self.records, record] if goes_on else [record]
 
+    def keep_compiled(self, record: Record) -> None:
+        """Take the record of a forward in compiled code, which must not ask what came before."""
+        if not record.logits:
+            return
+        if record.single:
+            record.before = self.compiled
+        self.compiled = record
+
+    def of_compiled_code(self) -> list[Record]:
+        """The records of compiled code that an output may come from, in the order of time."""
+        records = [*_line(self.before_reset), *_line(self.compiled)]
+        for number, record in enumerate(records):
+            record.number = number
+        return records
+
+    def forget_used(self, records: Iterable[Record]) -> None:
+        """Let go of compiled records that an earlier loss used, but for those of this one."""
+        keep = {id(record) for record in records}
+        for attribute in ("before_reset", "compiled"):
+            newest = None
+            for record in _line(getattr(self, attribute)):
+                if not record.used or id(record) in keep:
+                    record.before, newest = newest, record
+            setattr(self, attribute, newest)
+
+    def sequence(self) -> list[Record]:
+        """The records since the last reset, of which the newest may end a sequence."""
+        if self.records or self.compiled is None:
+            return self.records
+        found: list[Record] = []
+        for record in reversed(_line(self.compiled)):
+            if found and self._ended(record):
+                break
+            found.insert(0, record)
+        return found
+
     def _ended(self, record: Record) -> bool:
         """Whether what comes after a record is the beginning of something new."""
         read = record.read and not self.resets
@@ -172,9 +213,19 @@ class Forwards:
             "current": None,
             "records": [],
             "compiled": None,
+            "before_reset": None,
             "last": None,
             "sentinel": None,
         }
+
+
+def _line(newest: Record | None) -> list[Record]:
+    """A record of compiled code with all before it, in the order of time."""
+    found: list[Record] = []
+    while newest is not None:
+        found.append(newest)
+        newest = newest.before
+    return found[::-1]
 
 
 class _Join(torch.autograd.Function):
@@ -217,26 +268,30 @@ def join(output: Tensor, record: Record, index: int) -> Tensor:
     return joined
 
 
-def records_behind(output: Tensor) -> tuple[list[tuple[Record, int]], set[Any]]:
+def records_behind(
+    output: Tensor, compiled: Iterable[Record] = ()
+) -> tuple[list[tuple[Record, int | None]], set[Any]]:
     """The records of the forwards that an output comes from, in the order of its terms.
 
     Args:
         output: What the loss is given: a model's output, or made of several.
+        compiled: Records of compiled code, where logits and output come from one and the same node.
 
     Returns:
-        The records, each with the number of the model's output it came by, and all nodes of the
-        graph that were passed on the way.
+        The records, each with the number of the model's output it came by, which compiled code does
+        not tell, and all nodes of the graph that were passed on the way.
     """
-    found: dict[int, tuple[Record, int]] = {}
+    found: dict[int, tuple[Record, int | None]] = {}
     passed: set[Any] = set()
-    for node in _walk(output.grad_fn, passed):
-        record = getattr(node, "shortcut_record", None)
+    of_node = {x.grad_fn: (record, None) for record in compiled for x in record.all_logits()}
+    for node in _walk(output.grad_fn, passed, of_node):
+        record = getattr(node, "shortcut_record", None) or of_node.get(node)
         if record is not None:
             found.setdefault(id(record[0]), record)
     return list(found.values()), passed
 
 
-def _walk(root: Any, passed: set[Any]) -> Iterator[Any]:
+def _walk(root: Any, passed: set[Any], ends: Container[Any]) -> Iterator[Any]:
     """Nodes in front of a graph, depth first, not going behind those that carry a record."""
     waiting = [root]
     while waiting:
@@ -245,5 +300,5 @@ def _walk(root: Any, passed: set[Any]) -> Iterator[Any]:
             continue
         passed.add(node)
         yield node
-        if getattr(node, "shortcut_record", None) is None:
+        if getattr(node, "shortcut_record", None) is None and node not in ends:
             waiting.extend(before for before, _ in reversed(node.next_functions))

@@ -117,7 +117,7 @@ def after_model(model: nn.Module, args: Any, output: Any, *, forwards: Forwards)
     forwards.current = None
     _check_not_overwritten(record)
     if torch.compiler.is_compiling():
-        forwards.compiled = record
+        forwards.keep_compiled(record)
     else:
         forwards.keep(record)
     if not any(logits.requires_grad for logits in record.all_logits()):
@@ -134,7 +134,7 @@ def branch_in(module: nn.Module, name: str, forwards: Forwards) -> tuple[nn.Modu
     """
     found: nn.Module | None = module
     for part in forwards.homes[name]:
-        found = None if found is None else found._modules.get(part)
+        found = getattr(found, part, None)  # what wraps a module hands its attributes on
     if isinstance(found, ShortcutBranch):
         return found, found
     if found is not None:

@@ -41,16 +41,14 @@ def heads_behind(
                 "the loss the output as the model gave it."
             )
         return None
-    found, passed = records_behind(output)
+    found, _ = records_behind(output, forwards.of_compiled_code())
     records = [record for record, _ in found]
     if any(record.forwards is not forwards for record in records):
         raise RuntimeError(
             "this output comes from another wrapped model (or a copy) than the one that this "
             "ShortcutLoss was made for: make a ShortcutLoss for each model."
         )
-    if not records and forwards.compiled is not None:
-        if any(logits.grad_fn in passed for logits in forwards.compiled.all_logits()):
-            records = [forwards.compiled]
+    forwards.forget_used(records)
     if not records:
         raise RuntimeError(_why_no_record(root, forwards))
     _check_way(found, forwards)
@@ -147,10 +145,10 @@ def _hint_of_time(samples: int, rows: list[int]) -> str:
     return ""
 
 
-def _check_way(found: list[tuple[Record, int]], forwards: Forwards) -> None:
+def _check_way(found: list[tuple[Record, int | None]], forwards: Forwards) -> None:
     """A head must sit upstream of the output that the loss is given."""
     for record, index in found:
-        if index >= len(forwards.reach):
+        if index is None or index >= len(forwards.reach):
             continue
         aside = [name for name in record.logits if name not in forwards.reach[index]]
         if aside:
@@ -163,6 +161,8 @@ def _check_way(found: list[tuple[Record, int]], forwards: Forwards) -> None:
 
 def _why_no_record(root: nn.Module, forwards: Forwards) -> str:
     """Why an output with a graph does not lead back to a forward with heads."""
+    if forwards.trains and forwards.last is not None and not forwards.last.logits:
+        return why_no_heads(root, forwards)
     if forwards.ran and not forwards.graded:
         return (
             "the model's last forward ran without gradients, and this output has them: either it "

@@ -36,7 +36,7 @@ from sj_shortcut.shortcuts.hooks import (
     is_ours,
 )
 from sj_shortcut.shortcuts.likeness import Likeness
-from sj_shortcut.torch_model import untouched_rng
+from sj_shortcut.torch_model import is_checkpointed, untouched_rng
 
 __all__ = ["remove_shortcuts", "wrap_with_shortcuts"]
 
@@ -206,6 +206,7 @@ class _Tap:
         self.forwards = forwards
         self.module = root.get_submodule(point.name)
         self.home_path = _home(self.module, forwards.neuron_types)
+        self.checkpointed = is_checkpointed(root, f"{point.name}.{self.home_path}".strip("."))
         made = factory(point.channels, num_classes)
         if not isinstance(made, nn.Module):
             raise TypeError(
@@ -231,6 +232,8 @@ class _Tap:
         self.forwards.names.append(name)
         self.forwards.homes[name] = (*parts, key)
         self.forwards.channels[name] = self.branch.channels
+        if not self.checkpointed:  # or else memopt has counted memories already
+            self.branch.keep_hooks_around()
         self.module.register_forward_hook(partial(after_point, name=name, forwards=self.forwards))
 
 

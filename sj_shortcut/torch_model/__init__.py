@@ -12,7 +12,9 @@ from sj_shortcut.torch_model.wrappers import (
     NO_DATA_PARALLEL,
     bare_model,
     find_compiled,
+    is_checkpointed,
     is_compiled,
+    without_checkpoints,
 )
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "first_tensor",
     "gather_objects",
     "in_backward",
+    "is_checkpointed",
     "is_compiled",
     "is_distributed",
     "is_sharded",
@@ -39,5 +42,6 @@ __all__ = [
     "tensors_in",
     "untouched_rng",
     "wide_dtype",
+    "without_checkpoints",
     "world_size",
 ]

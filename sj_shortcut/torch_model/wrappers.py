@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 
 from sj_shortcut.torch_model.checks import require_module
 
-__all__ = ["NO_DATA_PARALLEL", "bare_model", "find_compiled", "is_compiled"]
+__all__ = [
+    "NO_DATA_PARALLEL",
+    "bare_model",
+    "find_compiled",
+    "is_checkpointed",
+    "is_compiled",
+    "without_checkpoints",
+]
 
 NO_DATA_PARALLEL = (
     "nn.DataParallel copies the model at every step and the heads' logits are lost with the "
@@ -75,3 +83,43 @@ def find_compiled(model: nn.Module) -> str | None:
         '1'
     """
     return next((name for name, module in model.named_modules() if is_compiled(module)), None)
+
+
+def is_checkpointed(root: nn.Module, path: str) -> bool:
+    """Whether a module is one of ``checkpoint_wrapper``'s, or inside one.
+
+    Args:
+        root: The model.
+        path: Dotted path of the module.
+
+    Example:
+        >>> from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+        ...     checkpoint_wrapper)
+        >>> model = nn.Sequential(nn.Linear(2, 2), checkpoint_wrapper(nn.Linear(2, 2)))
+        >>> is_checkpointed(model, "0"), is_checkpointed(model, "1")
+        (False, True)
+    """
+    parts = path.split(".") if path else []
+    prefixes = (".".join(parts[:i]) for i in range(len(parts) + 1))
+    return any(isinstance(root.get_submodule(prefix), CheckpointWrapper) for prefix in prefixes)
+
+
+def without_checkpoints(model: nn.Module) -> None:
+    """Have what ``checkpoint_wrapper`` wraps, as SpikingJelly's memopt does, run as it is.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+        ...     checkpoint_wrapper)
+        >>> model = checkpoint_wrapper(nn.Linear(2, 2))
+        >>> without_checkpoints(model)
+        >>> type(model(torch.rand(1, 2)).grad_fn).__name__
+        'AddmmBackward0'
+    """
+    for module in model.modules():
+        if isinstance(module, CheckpointWrapper):
+            module.checkpoint_fn = _run
+
+
+def _run(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return module(*args, **kwargs)

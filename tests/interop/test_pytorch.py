@@ -1,6 +1,7 @@
 """A wrapped model goes through what else PyTorch does with models."""
 
 import copy
+import gc
 import io
 import pickle
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 import torch
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.parallel import DistributedDataParallel
 
 from sj_shortcut import (
@@ -23,6 +25,7 @@ from sj_shortcut import (
     shortcut_parameters,
     wrap_with_shortcuts,
 )
+from sj_shortcut.shortcuts.forwards import Record
 from tests.nets.small import CLASSES, N, Net, T, gradients, images, labels, same
 from tests.ranks import on_ranks
 
@@ -84,7 +87,8 @@ def test_training_a_copy_leaves_the_original_alone(copied):
     criterion(twin(images()).mean(0), labels()).backward()
     optimizer.step()
 
-    assert all(branch.logits is None for branch in shortcut_branches(model).values())
+    with pytest.raises(RuntimeError, match="have no logits"):
+        shortcut_logits(model)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert same(model.state_dict(), before)
     assert not any(torch.equal(twin.state_dict()[name], before[name]) for name in before)
@@ -224,6 +228,78 @@ def test_a_compiled_model_trains_as_an_eager_one(step_mode):
             torch.testing.assert_close(b.grad, a.grad, msg=name)
             assert a.grad.abs().sum() > 0
     assert torch.equal(compiled.eval()(x[0] if step_mode == "s" else x), plain_output(twin, x))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("per_step", [False, True])
+@pytest.mark.parametrize("step_mode", ["m", "s"])
+def test_compiled_code_is_paired_call_by_call(step_mode, per_step, backend):
+    """Every step counts, whichever loss comes first, and a reset before the loss takes nothing."""
+    model = wrap_with_shortcuts(Net(step_mode))
+    twin = copy.deepcopy(model)
+    compiled = torch.compile(twin, fullgraph=True, backend=backend)
+    totals, expected = [], []
+    for _ in range(3):
+        views = images(), images(5)
+        for run, found in ((model, expected), (compiled, totals)):
+            criterion = ShortcutLoss(run, nn.CrossEntropyLoss(), per_step=per_step)
+            outputs = []
+            for x in views:
+                many = step_mode == "m"
+                outputs.append(run(x) if many else torch.stack([run(step) for step in x]))
+                functional.reset_net(run)
+            for output in reversed(outputs):
+                y = labels(output.shape[1])
+                found.append(criterion(output if per_step else output.mean(0), y).detach())
+                found += [criterion.parts[name] for name in HEADS]
+    torch.testing.assert_close(totals, expected)
+    assert len(set(map(float, totals))) == len(totals)
+
+
+@pytest.mark.parametrize("step_mode", ["m", "s"])
+def test_compiled_code_is_not_compiled_anew_at_each_call(step_mode):
+    model = wrap_with_shortcuts(Net(step_mode))
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    criterion = ShortcutLoss(model, nn.CrossEntropyLoss())
+    counts = []
+    for _ in range(4):
+        x = images().repeat(3, 1, 1)
+        output = compiled(x) if step_mode == "m" else sum(compiled(step) for step in x) / len(x)
+        criterion(output.mean(0) if step_mode == "m" else output, labels()).backward()
+        functional.reset_net(model)
+        counts.append(counter.frame_count)
+    assert counts[0] <= 2 and counts == counts[:1] * 4
+
+
+@pytest.mark.parametrize("step_mode", ["m", "s"])
+def test_logits_of_compiled_code_can_be_read(step_mode):
+    model = wrap_with_shortcuts(Net(step_mode))
+    twin = copy.deepcopy(model)
+    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
+    for _ in range(2):
+        x = images()
+        for run in (model, compiled):
+            forward(run, x, step_mode)
+        found, expected = shortcut_logits(compiled), shortcut_logits(model)
+        torch.testing.assert_close(found, expected)
+        assert list(found) == HEADS
+        for run in (model, twin):
+            functional.reset_net(run)
+
+
+@pytest.mark.parametrize("step_mode", ["m", "s"])
+def test_compiled_code_keeps_no_logits_of_trainings_long_ago(step_mode):
+    model = wrap_with_shortcuts(Net(step_mode))
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    criterion = ShortcutLoss(model, nn.CrossEntropyLoss())
+    alive = []
+    for _ in range(5):
+        criterion(forward(compiled, images(), step_mode), labels()).backward()
+        functional.reset_net(model)
+        gc.collect()
+        alive.append(sum(isinstance(thing, Record) for thing in gc.get_objects()))
+    assert alive[1:] == alive[1:2] * 4
 
 
 def plain_output(model: nn.Module, x: Tensor) -> Tensor:

@@ -23,6 +23,11 @@ OLD := $(VENV)/spikingjelly-0.0.0.0.14
 PIP_INSTALL := $(PY) -m pip --disable-pip-version-check install
 PYTEST := $(PY) -m pytest -n $(WORKERS)
 
+# The counts in pytest's JUnit file, in words.
+N := "\([0-9]*\)"
+COUNT := sed -n 's/.*<testsuite [^>]*errors=$(N) failures=$(N) skipped=$(N) tests=$(N).*/\
+    \4 tests: \2 failed, \1 errors, \3 skipped/p'
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-new test-old lint clean
 
@@ -42,11 +47,9 @@ test:
 	lint=passed; $(MAKE) --no-print-directory lint || { lint=FAILED; status=1; }; \
 	new=passed; $(MAKE) --no-print-directory test-new || { new=FAILED; status=1; }; \
 	old=passed; $(MAKE) --no-print-directory test-old || { old=FAILED; status=1; }; \
-	count() { sed -n 's/.*<testsuite [^>]*errors="\([0-9]*\)" failures="\([0-9]*\)" \
-	skipped="\([0-9]*\)" tests="\([0-9]*\)".*/\4 tests: \2 failed, \1 errors, \3 skipped/p' $$1; }; \
 	echo; echo "ruff and mypy             $$lint"; \
-	echo "$(SPIKINGJELLY)       $$new  $$(count $(VENV)/new.xml 2>/dev/null)"; \
-	echo "$(OLD_SPIKINGJELLY)  $$old  $$(count $(VENV)/old.xml 2>/dev/null)"; \
+	echo "$(SPIKINGJELLY)       $$new  $$($(COUNT) $(VENV)/new.xml 2>/dev/null)"; \
+	echo "$(OLD_SPIKINGJELLY)  $$old  $$($(COUNT) $(VENV)/old.xml 2>/dev/null)"; \
 	exit $$status
 
 test-new: $(VENV)/.test-ready

@@ -14,6 +14,8 @@ STUB = """#!/bin/sh
 case "$PYTHONPATH" in *0.0.0.0.14) name=old;; *) name=new;; esac
 case "$2" in pytest) ;; *) name=lint;; esac
 echo $name >> "$LOG"
+for last; do :; done
+case "$last" in --junit-xml=*) echo "$JUNIT" > "${last#*=}";; esac
 case " $FAIL " in *" $name "*) exit 1;; esac
 """
 
@@ -30,13 +32,15 @@ def test_both_generations_run_and_all_results_are_shown(tmp_path, failing):
     stub.write_text(STUB)
     stub.chmod(0o755)
     log = tmp_path / "log"
-    env = {"PATH": os.environ["PATH"], "LOG": str(log), "FAIL": failing}
+    junit = '<testsuites><testsuite name="pytest" errors="0" failures="1" skipped="2" tests="7">'
+    env = {"JUNIT": junit, "PATH": os.environ["PATH"], "LOG": str(log), "FAIL": failing}
     done = subprocess.run(
         ["make", "test", f"VENV={tmp_path}"], cwd=ROOT, env=env, capture_output=True, text=True
     )
     ran = log.read_text().split()
     assert "lint" in ran and ran[-2:] == ["new", "old"], done.stdout + done.stderr
-    results = [line.split()[-1] for line in done.stdout.splitlines()[-3:]]
-    parts = ("lint", "new", "old")
-    assert results == ["FAILED" if part in failing else "passed" for part in parts], done.stdout
+    parts, lines = ("lint", "new", "old"), done.stdout.splitlines()[-3:]
+    for part, line in zip(parts, lines, strict=True):
+        assert ("FAILED" if part in failing else "passed") in line, done.stdout
+    assert all(line.endswith("  7 tests: 1 failed, 0 errors, 2 skipped") for line in lines[1:])
     assert (done.returncode != 0) == bool(failing)

@@ -41,10 +41,14 @@ def quick() -> list[Run]:
     return list(cross([small], methods, seeds=[0, 1]))
 
 
+def planned(args: argparse.Namespace) -> list[Run]:
+    """All runs, whatever there is data for here."""
+    return quick() if args.quick else plan()
+
+
 def chosen(args: argparse.Namespace) -> list[Run]:
     """The runs that the flags ask for and that there is data for."""
-    runs = quick() if args.quick else plan()
-    runs = [run for run in runs if run.data in args.data]
+    runs = [run for run in planned(args) if run.data in args.data]
     for data in dict.fromkeys(run.data for run in runs):
         if reason := missing(data):
             print(reason, file=sys.stderr)
@@ -97,8 +101,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     tables = Tables(args.out, TABLES, ["run"])
     if args.repeat:
         return repeat(args.repeat, tables)
-    runs = chosen(args)
     if not args.report:
+        runs = chosen(args)
         finished = tables.finished()
         todo = [run for run in runs if (run.key,) not in finished]
         print(f"{len(runs)} runs: {len(runs) - len(todo)} finished before, {len(todo)} to do")
@@ -106,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(tables["runs"]):
         drawn_from = {**tables.tables, "runs": labelled(tables["runs"])}
         figures = draw_all(drawn_from, args.out)
-        write(args.out / "RESULTS.md", write_page(drawn_from, figures, runs))
+        write(args.out / "RESULTS.md", write_page(drawn_from, figures, planned(args)))
         print(f"figures and RESULTS.md are in {args.out}")
 
 

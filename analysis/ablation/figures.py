@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from analysis.ablation.statistics import differences, times_to_vanilla
+from analysis.ablation.summed import without_grid
 from analysis.common.figures import DrawFigure, Tables, legend_above, panels, save_all
 
 __all__ = ["draw_all", "present"]
@@ -32,6 +33,7 @@ CLOSER = ("digits plain 18 atan", "digits plain 30 atan")
 
 def draw_all(tables: Tables, folder: Path) -> dict[str, str]:
     """Draw every figure there are rows for; file name → what it shows."""
+    tables = {**tables, "runs": without_grid(tables["runs"])}
     return save_all(FIGURES, tables, folder, DPI)
 
 

@@ -94,6 +94,14 @@ LOGITS = tuple(
     for name in ("linear", "cosine", "exponential", "hold-cosine")
 )
 STARTS = tuple({**HOLD, "start": start} for start in (0.1, 0.3, 3.0))
+# The paper's way, and the same with losses: λ falls to 0 in a line, iteration by iteration.
+SUMMED = tuple(
+    {"at": at, "head": head, "combine": combine, "schedule": "linear-by-step", "start": start}
+    for combine in ("logits", "loss")
+    for at in ("stages", "auto")
+    for head in ("average", "grid2")
+    for start in (0.25, 0.1, 0.5, 1.0)
+)
 PER_STEP = ({**HOLD, "per_step": True},)
 RULES_TRIED = tuple({**HEADS, "schedule": rule} for rule in RULES)
 EVERY_THIRD = tuple({**method, "at": "every:3"} for method in (HOLD, RATIO))
@@ -124,6 +132,8 @@ def _in_order() -> Iterator[Run]:
     yield from longer((*CORE, *EASY, *vanishing))
     yield from five_seeds_elsewhere()
     yield from clipped()
+    # Each way of adding up has its own best λ₀, heads and places.
+    yield from cross((*DIGITS, *fashion), SUMMED, range(3))
 
 
 def five_seeds_elsewhere() -> Iterator[Run]:

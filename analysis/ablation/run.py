@@ -45,6 +45,7 @@ SIZES = {"digits": (32, 1.0), "fashion": (50, 0.5), "nmnist": (32, 0.5), "cifar1
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "linear": {"hold": 0.0},
+    "linear-by-step": {"hold": 0.0},
     "cosine": {"shape": "cosine", "hold": 0.0},
     "exponential": {"shape": "exponential", "hold": 0.0},
     "hold-linear": {"hold": 0.5},
@@ -157,7 +158,11 @@ class Training:
         began = time.process_time()
         total, count = torch.zeros(()), 0
         seed = 1000 * self.run.seed + epoch
-        for x, y in batches(self.x, self.y, self.batch, seed, self.run.T):
+        steps = len(self.x) // self.batch
+        for step, (x, y) in enumerate(batches(self.x, self.y, self.batch, seed, self.run.T)):
+            if self.schedule is not None and self.run.schedule == "linear-by-step":
+                # Eq. 10 of the paper counts iterations.
+                self.schedule.step(epoch - 1 + step / steps)
             output = self.model(x)
             loss = self.criterion(output if self.run.per_step else output.mean(0), y)
             self.optimizer.zero_grad()
@@ -245,8 +250,10 @@ def make_schedule(run: Run) -> ShortcutSchedule | None:
         return ConstantSchedule(run.start)
     if run.schedule in RULES:
         return RULES[run.schedule](run.start)
-    # Of summed logits the last epochs have to be trained without heads.
-    finish = 0.9 if run.combine == "logits" else 1.0
+    # Of summed logits the last epochs have to be trained without heads; step by step, λ is near
+    # enough to 0 in the last one.
+    by_step = run.schedule == "linear-by-step"
+    finish = 0.9 if run.combine == "logits" and not by_step else 1.0
     options = SCHEDULES[run.schedule]
     return EvolutionarySchedule(run.epochs, start=run.start, finish=finish, **options)
 

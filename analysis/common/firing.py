@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
 from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ def spikes_counted(model: nn.Module) -> Iterator[list[dict[str, float]]]:
 
     def count_in(layer: dict[str, float]) -> Callable[[nn.Module, object, Tensor], None]:
         def count(module: nn.Module, args: object, output: Tensor) -> None:
-            layer["spikes"] += float(output.sum())
+            layer["spikes"] += float(output.sum(dtype=torch.float32))
             layer["places"] += output.numel()
 
         return count

@@ -21,9 +21,10 @@ LOOKS = {
     "eq6": ("#56B4E9", "v", "-"),
     "eq10": ("#0072B2", "o", "-"),
     "defaults": ("#D55E00", "D", "-"),
-    "tet": ("0.6", "^", "--"),
-    "sew": ("0.6", "P", "--"),
+    "tet": ("0.5", "^", "--"),
+    "sew": ("0.5", "P", "--"),
 }
+CLAIMED = ("vanilla", "eq10", "defaults")  # what the second claim is about
 GAP = 0.055  # of the height of the axes between two labels at the right
 
 
@@ -52,7 +53,9 @@ def figure_claims(tables: Tables) -> Figure | None:
     ax.set_xlim(16.5, 42)
     ax.set_ylabel("test accuracy, %")
     ax.grid(axis="x", visible=False)
-    label_ends(ax, means)
+    ax.set_title(in_one_line(means), fontsize="medium", loc="left")
+    for depth in DEPTHS:
+        label_ends(ax, means, depth)
     return figure
 
 
@@ -62,18 +65,28 @@ def mean_accuracies(runs: pd.DataFrame) -> pd.DataFrame:
     return 100 * rows.pivot_table("test_accuracy", "method", "depth")
 
 
-def label_ends(ax: Axes, means: pd.DataFrame) -> None:
-    """Each line's name beside its end, moved apart where ends are close."""
-    low, high = ax.get_ylim()
-    ends = means.ffill(axis=1).iloc[:, -1].sort_values()
+def in_one_line(means: pd.DataFrame) -> str:
+    """What the eye should look for, in points."""
+    if not {18, 34} <= set(means.columns):
+        return ""
+    change = (means[34] - means[18]).dropna()
+    said = [f"{NAMES[name]} {change[name]:+.1f}" for name in CLAIMED if name in change]
+    said = [each.replace("-", "−") for each in said]
+    return "From 18 to 34 layers, in points: " + ", ".join(said) if said else ""
+
+
+def label_ends(ax: Axes, means: pd.DataFrame, depth: int) -> None:
+    """Names of the lines that end at a depth, moved apart where ends are close."""
     deepest = means.apply(lambda row: row.dropna().index[-1], axis=1)
+    ends = means[deepest == depth].get(depth, pd.Series(dtype=float)).sort_values()
+    low, high = ax.get_ylim()
     y = low
     for method, end in ends.items():
         y = max(float(end), y + GAP * (high - low))
         colour = LOOKS[str(method)][0]
         ax.annotate(
-            f"{NAMES[str(method)]}  {end:.1f}", (float(deepest[method]), float(end)),
-            (35.3, y), color=colour, va="center", fontsize="small",
+            f"{NAMES[str(method)]}  {end:.1f}", (depth, float(end)), (depth + 1.3, y),
+            color=colour, va="center", fontsize="small",
             arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "shrinkA": 0, "shrinkB": 5},
         )  # fmt: skip
     ax.set_ylim(low, max(high, y + GAP * (high - low)))

@@ -195,7 +195,17 @@ def rates(runs: pd.DataFrame) -> str:
     )
     shown.insert(0, "network", [f"ResNet-{depth}" for depth in DEPTHS])
     shown["chosen"] = [f"{best_rate(runs, depth):g}" for depth in DEPTHS]
-    return markdown(shown) + "\nIn brackets: seeds.\n"
+    return markdown(shown) + "\nIn brackets: seeds." + not_bracketed(vanilla) + "\n"
+
+
+def not_bracketed(vanilla: pd.DataFrame) -> str:
+    """Where the best rate is the lowest or highest tried, a better one may lie beyond it."""
+    said = ""
+    for depth in DEPTHS:
+        tried = sorted(vanilla[vanilla["depth"] == depth]["lr"].unique())
+        if tried and best_rate(vanilla, depth) in (tried[0], tried[-1]):
+            said += f" **ResNet-{depth}: the best is at the edge of those tried so far.**"
+    return said
 
 
 def full_width(runs: pd.DataFrame) -> str:

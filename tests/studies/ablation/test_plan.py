@@ -3,6 +3,9 @@
 from dataclasses import replace
 
 from analysis.ablation.plan import SEEDS, plan
+from analysis.ablation.summed import SCHEDULE
+
+VANILLA = {"at": "", "head": "", "combine": "loss", "schedule": "", "start": 1.0, "seed": 0}
 
 
 def test_plan_is_complete() -> None:
@@ -24,4 +27,19 @@ def test_every_method_of_the_plan_has_all_seeds() -> None:
         seeds.setdefault(replace(run, seed=0), set()).add(run.seed)
     assert len(seeds) > 300
     for run, found in seeds.items():
-        assert found in (set(range(SEEDS[run.data])), set(range(5))), run
+        if run.schedule == SCHEDULE:  # the grid of ways of adding up has three everywhere
+            assert found == set(range(3)), run
+        else:
+            assert found in (set(range(SEEDS[run.data])), set(range(5))), run
+
+
+def test_logits_and_losses_get_the_same_grid() -> None:
+    grid = [run for run in plan() if run.schedule == SCHEDULE]
+    logits, losses = ({run for run in grid if run.combine == way} for way in ("logits", "loss"))
+    assert {replace(run, combine="loss") for run in logits} == losses
+    settings = {replace(run, **VANILLA) for run in logits}
+    assert len(settings) == 5 and len(logits) == 5 * 3 * 16
+    assert {run.start for run in logits} == {0.1, 0.25, 0.5, 1.0}
+    assert {(run.at, run.head) for run in logits} == {
+        (at, head) for at in ("stages", "auto") for head in ("average", "grid2")
+    }

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import nn
 
@@ -15,6 +16,26 @@ def test_measuring_untrained_firing_changes_nothing(vanilla) -> None:
     assert rates == training.untrained and all(0 < rate < 1 for rate in rates)
     for name, value in training.model.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("combine", ["logits", "loss"])
+def test_the_papers_coefficient_falls_at_every_step(vanilla, combine) -> None:
+    run = replace(vanilla, at="stages", head="average", combine=combine, start=0.25, epochs=2)
+    training = Training(replace(run, schedule="linear-by-step"))
+    found = []
+
+    def note(module, args) -> None:
+        if module.training:
+            found.append(training.schedule.coefficient)
+
+    training.model.register_forward_pre_hook(note)
+    for epoch in (1, 2):
+        before = len(found)
+        training.one_epoch(epoch)
+        steps = len(training.x) // training.batch
+        expected = [0.25 * (1 - (epoch - 1 + step / steps) / 2) for step in range(steps)]
+        assert found[before : before + steps] == pytest.approx(expected)
+    assert training.schedule.coefficient == 0
 
 
 def test_validation_data_are_no_training_data(vanilla) -> None:

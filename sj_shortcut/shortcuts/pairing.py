@@ -41,7 +41,7 @@ def heads_behind(
                 "the loss the output as the model gave it."
             )
         return None
-    found, _ = records_behind(output, forwards.of_compiled_code())
+    found, passed = records_behind(output, forwards.of_compiled_code())
     records = [record for record, _ in found]
     if any(record.forwards is not forwards for record in records):
         raise RuntimeError(

@@ -18,6 +18,9 @@ from sj_shortcut.places.layout import Layout
 
 __all__ = ["Forwards", "Record", "join", "records_behind"]
 
+# Sequences of compiled code to keep for losses that are taken after a reset.
+_FINISHED = 4
+
 
 class Record:
     """The logits of one forward pass of the model.
@@ -92,7 +95,7 @@ class Forwards:
         records: Those since the last reset, all but the last of single time steps.
         compiled: The newest record of compiled code, where none can hang on outputs; each leads to
             the one before it, as code that looked at how many there are would be compiled anew.
-        before_reset: That of the sequence before the last reset.
+        finished: Those before the last few resets, as a loss may be taken after a reset.
         resets: Whether ``reset_net`` tells where a sequence ends: whether the model has neurons
             of SpikingJelly's.
         used: Whether anything has ever used the logits.
@@ -120,7 +123,7 @@ class Forwards:
     current: Record | None = None
     records: list[Record] = field(default_factory=list)
     compiled: Record | None = None
-    before_reset: Record | None = None
+    finished: list[Record] = field(default_factory=list)
     resets: bool = True
     used: bool = False
     count: int = 0
@@ -137,7 +140,8 @@ class Forwards:
         """Forget the sequence so far; inside a forward, what the forward has given stays."""
         self.records = []
         if self.current is None and self.compiled is not None:
-            self.before_reset, self.compiled = self.compiled, None
+            self.finished = [*self.finished, self.compiled][-_FINISHED:]
+            self.compiled = None
 
     @property
     def ran(self) -> bool:
@@ -175,7 +179,8 @@ class Forwards:
 
     def of_compiled_code(self) -> list[Record]:
         """The records of compiled code that an output may come from, in the order of time."""
-        records = [*_line(self.before_reset), *_line(self.compiled)]
+        ends = [*self.finished, self.compiled]
+        records = [record for newest in ends for record in _line(newest)]
         for number, record in enumerate(records):
             record.number = number
         return records
@@ -183,12 +188,16 @@ class Forwards:
     def forget_used(self, records: Iterable[Record]) -> None:
         """Let go of compiled records that an earlier loss used, but for those of this one."""
         keep = {id(record) for record in records}
-        for attribute in ("before_reset", "compiled"):
-            newest = None
-            for record in _line(getattr(self, attribute)):
+
+        def kept(newest: Record | None) -> Record | None:
+            last = None
+            for record in _line(newest):
                 if not record.used or id(record) in keep:
-                    record.before, newest = newest, record
-            setattr(self, attribute, newest)
+                    record.before, last = last, record
+            return last
+
+        self.finished = [end for newest in self.finished if (end := kept(newest)) is not None]
+        self.compiled = kept(self.compiled)
 
     def sequence(self) -> list[Record]:
         """The records since the last reset, of which the newest may end a sequence."""
@@ -213,7 +222,7 @@ class Forwards:
             "current": None,
             "records": [],
             "compiled": None,
-            "before_reset": None,
+            "finished": [],
             "last": None,
             "sentinel": None,
         }

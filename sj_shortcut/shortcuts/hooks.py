@@ -167,21 +167,29 @@ def forwards_of(root: nn.Module) -> Forwards:
 
 
 def _hang_on(output: Any, record: Record) -> Any:
-    tensors = [t for t in tensors_in(output) if t.is_floating_point() or t.is_complex()]
+    tensors = [t for t in tensors_in(output) if _can_carry(t)]
     if not tensors:
         raise TypeError(
             f"the model's output is a {type(output).__name__} without a tensor: shortcut heads "
             "need one to hang on. Return tensors, in a tuple, list, dict or dataclass."
         )
     # Whichever of them a loss uses finds the record; where none has a graph yet, the first does.
-    alive = [t.requires_grad for t in tensors]
-    ways = {id(t): i for i, t in enumerate(tensors) if alive[i] or (i == 0 and not any(alive))}
+    none = not any(t.requires_grad for t in tensors)
+    # Counted, not told apart by id(), on which compiled code would be compiled anew at each call.
+    indices = iter(range(len(tensors)))
 
     def hang(tensor: Tensor) -> Tensor:
-        index = ways.get(id(tensor))
-        return tensor if index is None else join(tensor, record, index)
+        if not _can_carry(tensor):
+            return tensor
+        index = next(indices)
+        due = tensor.requires_grad or (none and index == 0)
+        return join(tensor, record, index) if due else tensor
 
     return map_tensors(output, hang)
+
+
+def _can_carry(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _check_not_overwritten(record: Record) -> None:

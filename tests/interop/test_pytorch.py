@@ -269,7 +269,7 @@ def test_compiled_code_is_not_compiled_anew_at_each_call(step_mode):
         criterion(output.mean(0) if step_mode == "m" else output, labels()).backward()
         functional.reset_net(model)
         counts.append(counter.frame_count)
-    assert counts[0] <= 2 and counts == counts[:1] * 4
+    assert counts[0] <= 4 and counts == counts[:1] * 4
 
 
 @pytest.mark.parametrize("step_mode", ["m", "s"])

@@ -37,6 +37,7 @@ __all__ = [
     "branch_in",
     "forwards_of",
     "has_shortcuts",
+    "head_is_gone",
     "is_ours",
 ]
 
@@ -105,7 +106,8 @@ def after_point(
         return  # a checkpoint runs its part again: the same operations, but nothing to keep
     record.add(name, logits, x.shape[0] if layout.has_time else 1, layout.has_time)
     if not torch.compiler.is_compiling():
-        record.tapped.append((name, feature, feature._version))
+        if not feature.is_inference():  # which counts no versions
+            record.tapped.append((name, feature, feature._version))
         _check_backward_hooks(module, name, forwards)
 
 
@@ -141,7 +143,12 @@ def branch_in(module: nn.Module, name: str, forwards: Forwards) -> tuple[nn.Modu
         for inner in found.modules():
             if isinstance(inner, ShortcutBranch):
                 return found, inner
-    raise RuntimeError(
+    raise RuntimeError(head_is_gone(name))
+
+
+def head_is_gone(name: str) -> str:
+    """What to tell a user whose surgery took a head away."""
+    return (
         f"the shortcut head at '{name}' is gone: the module it lived in was replaced after "
         "wrapping. Call remove_shortcuts(model), then wrap_with_shortcuts(model) again, and build "
         "the optimizer and ShortcutLoss anew."

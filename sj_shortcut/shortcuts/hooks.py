@@ -60,6 +60,11 @@ def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards
     if forwards.records and not forwards.records[-1].single:
         forwards.records = []  # and with it its graph, before the next one is built
     forwards.count += 1
+    forwards.attacked = (
+        graded
+        and not model.training
+        and any(tensor.requires_grad for tensor in tensors_in((args, kwargs)))
+    )
     forwards.evaluations += forwards.trained and not model.training
     forwards.trained = model.training
     forwards.current = forwards.last = Record(forwards, graded)

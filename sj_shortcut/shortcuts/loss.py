@@ -15,7 +15,7 @@ from sj_shortcut.shortcuts.access import find_wrapped, shortcut_branches
 from sj_shortcut.shortcuts.activation import activation_behind
 from sj_shortcut.shortcuts.forwards import Forwards
 from sj_shortcut.shortcuts.hooks import forwards_of, has_shortcuts
-from sj_shortcut.shortcuts.oversight import Oversight, tell
+from sj_shortcut.shortcuts.oversight import Oversight, tell_of_eval_mode
 from sj_shortcut.shortcuts.pairing import heads_behind
 from sj_shortcut.torch_model import did_you_mean
 
@@ -186,7 +186,7 @@ class ShortcutLoss(nn.Module):
         root = self._root[0]
         if not root.training and total.requires_grad and has_shortcuts(root):
             forwards = forwards_of(root)
-            total.register_hook(lambda grad: _tell_of_eval_mode(forwards))
+            total.register_hook(lambda grad: tell_of_eval_mode(root, forwards))
         return total
 
     def _used_weights(self, heads: Mapping[str, Tensor]) -> dict[str, float]:
@@ -296,16 +296,6 @@ _OF_CLASSES = (
     nn.KLDivLoss,
     nn.MultiMarginLoss,
 )
-
-
-def _tell_of_eval_mode(forwards: Forwards) -> None:
-    tell(
-        forwards,
-        "eval mode",
-        "a ShortcutLoss taken in eval mode was differentiated: it is the plain criterion there, "
-        "and the shortcut heads had no part in it. Call model.train() before the forward; to keep "
-        "batch norms or dropout still, put only these in eval mode.",
-    )
 
 
 def _tensor(loss: Any) -> Tensor:

@@ -104,7 +104,8 @@ def shortcut_logits(model: nn.Module) -> dict[str, Tensor]:
     root = find_wrapped(model)
     forwards = forwards_of(root)
     forwards.used = True
-    records = forwards.records or ([forwards.compiled] if forwards.compiled is not None else [])
+    compiled = forwards.compiled
+    records = forwards.records or (compiled.with_earlier() if compiled is not None else [])
     logits = gathered(records, forwards.names, per_step=False)
     if not logits:
         raise RuntimeError(why_no_heads(root, forwards))

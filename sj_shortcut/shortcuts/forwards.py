@@ -35,6 +35,7 @@ class Record:
         graded: Whether the forward ran with gradients.
         read: Whether ``shortcut_logits`` has read it.
         number: Place in the order of all forwards.
+        before: The record of the time step before, in compiled code.
     """
 
     def __init__(self, forwards: Forwards, graded: bool) -> None:
@@ -48,6 +49,7 @@ class Record:
         self.used = self.spent = self.read = False
         self.single = True
         self.number = 0
+        self.before: Record | None = None
 
     def add(self, name: str, logits: Tensor, steps: int, timed: bool) -> None:
         """Take the logits of one call of a head.
@@ -62,6 +64,14 @@ class Record:
             self.single = False
         self.logits.setdefault(name, []).append(logits)
         self.steps.setdefault(name, []).append(steps)
+
+    def with_earlier(self) -> list[Record]:
+        """This record and those of the time steps before it, in order; for compiled code."""
+        found, record = [], self
+        while record is not None:
+            found.append(record)
+            record = record.before
+        return found[::-1]
 
     def all_logits(self) -> list[Tensor]:
         """The logits of every call of every head."""

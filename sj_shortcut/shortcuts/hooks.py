@@ -124,6 +124,9 @@ def after_model(model: nn.Module, args: Any, output: Any, *, forwards: Forwards)
     forwards.current = None
     _check_not_overwritten(record)
     if torch.compiler.is_compiling():
+        earlier = forwards.compiled
+        if record.single and earlier is not None and not earlier.used:
+            record.before = earlier
         forwards.compiled = record
     else:
         forwards.keep(record)

@@ -49,8 +49,11 @@ def heads_behind(
             "ShortcutLoss was made for: make a ShortcutLoss for each model."
         )
     if not records and forwards.compiled is not None:
-        if any(logits.grad_fn in passed for logits in forwards.compiled.all_logits()):
-            records = [forwards.compiled]
+        records = [
+            record
+            for record in forwards.compiled.with_earlier()
+            if any(logits.grad_fn in passed for logits in record.all_logits())
+        ]
     if not records:
         raise RuntimeError(_why_no_record(root, forwards))
     _check_way(found, forwards)

@@ -277,25 +277,29 @@ class ShortcutLoss(nn.Module):
         if not isinstance(self.criterion, _OF_CLASSES) or not isinstance(target, Tensor):
             return  # what a criterion of the user's takes is between the two
         batch, classes = output.shape[-2:]
-        if tuple(target.shape) not in ((batch,), (batch, classes)):
+        fits = [(batch, classes)]
+        if not isinstance(self.criterion, _OF_NUMBERS):
+            fits.insert(0, (batch,))  # type: ignore[arg-type]
+        if tuple(target.shape) not in fits:
             raise ValueError(
                 f"target has shape {tuple(target.shape)}; for logits of {batch} samples and "
-                f"{classes} classes it must be ({batch},) or ({batch}, {classes})."
+                f"{classes} classes {type(self.criterion).__name__} needs "
+                f"{' or '.join(map(str, fits))}."
+                + (" Make classes one-hot." if tuple(target.shape) == (batch,) else "")
             )
 
 
 # Criteria of PyTorch's that would take, or broadcast, targets of a wrong shape.
-_OF_CLASSES = (
-    nn.CrossEntropyLoss,
-    nn.NLLLoss,
+_OF_NUMBERS = (
     nn.MSELoss,
     nn.L1Loss,
     nn.SmoothL1Loss,
+    nn.HuberLoss,
     nn.BCELoss,
     nn.BCEWithLogitsLoss,
     nn.KLDivLoss,
-    nn.MultiMarginLoss,
 )
+_OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, *_OF_NUMBERS)
 
 
 def _tensor(loss: Any) -> Tensor:

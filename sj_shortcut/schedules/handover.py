@@ -69,7 +69,7 @@ class HandoverSchedule(ShortcutSchedule):
     # Not in the state: the sums of batches not added to `sums` yet, so as not to wait for them.
     # Behind the losses come the numbers of batches that count and of all.
     _unsaved: ClassVar[tuple[str, ...]] = (*ShortcutSchedule._unsaved, "_waiting")
-    _waiting: tuple[tuple[str, ...], Tensor] | None = None
+    _waiting: dict[tuple[str, ...], Tensor] | None = None
 
     def __init__(self, start: float = 1.0, *, sync: bool = True) -> None:
         self.start = start
@@ -121,11 +121,10 @@ class HandoverSchedule(ShortcutSchedule):
         one = torch.ones_like(means[:1])
         counted = torch.cat([means, one])
         row = torch.cat([counted.masked_fill(~counted.isfinite().all(), 0.0), one])
-        if self._waiting is not None and self._waiting[0] == names:
-            self._waiting = (names, self._waiting[1] + row)
-        else:
-            self._add_up()
-            self._waiting = (names, row)
+        # Heads may vary from batch to batch, as under layer drop: a sum for each set of them.
+        waiting = self._waiting or {}
+        known = waiting.get(names)
+        self._waiting = {**waiting, names: row if known is None else known + row}
 
     def step(self, epoch: float | None = None) -> None:
         """Move on to the next whole epoch, or to the one given; decide where one is complete.
@@ -176,16 +175,14 @@ class HandoverSchedule(ShortcutSchedule):
             self._warn_of_batches_left_out(left_out, batches)
 
     def _add_up(self) -> None:
-        if self._waiting is None:
-            return
-        names, row = self._waiting
-        self._waiting = None
-        *totals, counted, batches = row.tolist()
-        for name, total in zip(names, totals, strict=True):
-            self.sums[name] = self.sums.get(name, 0.0) + total
-            self.counts[name] = self.counts.get(name, 0) + int(counted)
-        self.batches += int(batches)
-        self.left_out += int(batches) - int(counted)
+        waiting, self._waiting = self._waiting or {}, None
+        for names, row in waiting.items():
+            *totals, counted, batches = row.tolist()
+            for name, total in zip(names, totals, strict=True):
+                self.sums[name] = self.sums.get(name, 0.0) + total
+                self.counts[name] = self.counts.get(name, 0) + int(counted)
+            self.batches += int(batches)
+            self.left_out += int(batches) - int(counted)
 
     def _over_all_ranks(self) -> tuple[dict[str, float], dict[str, int], int, int]:
         own = (self.sums, self.counts, self.batches, self.left_out)

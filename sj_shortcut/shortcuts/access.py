@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
 
 from sj_shortcut.shortcuts.branch import ShortcutBranch
-from sj_shortcut.shortcuts.hooks import branch_in, forwards_of, has_shortcuts
+from sj_shortcut.shortcuts.forwards import Forwards, Record
+from sj_shortcut.shortcuts.hooks import branch_in, forwards_of, has_shortcuts, head_is_gone
 from sj_shortcut.shortcuts.pairing import gathered, why_no_heads
 from sj_shortcut.torch_model import NO_DATA_PARALLEL, require_module
 
@@ -48,7 +50,7 @@ def shortcut_branches(model: nn.Module) -> dict[str, ShortcutBranch]:
     """
     root = find_wrapped(model)
     forwards = forwards_of(root)
-    return {name: branch_in(root.get_submodule(name), name, forwards)[1] for name in forwards.names}
+    return {name: _branch(root, name, forwards) for name in forwards.names}
 
 
 def shortcut_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
@@ -106,9 +108,36 @@ def shortcut_logits(model: nn.Module) -> dict[str, Tensor]:
     logits = gathered(records, forwards.names, per_step=False)
     if not logits:
         raise RuntimeError(why_no_heads(root, forwards))
+    for name in set(forwards.names) - logits.keys():
+        _branch(root, name, forwards)
     for record in records:
-        record.read = True
+        if not record.read:
+            record.read = True
+            _watch_backward(record)
     return logits
+
+
+def _branch(root: nn.Module, name: str, forwards: Forwards) -> ShortcutBranch:
+    try:
+        module = root.get_submodule(name)
+    except AttributeError:
+        raise RuntimeError(head_is_gone(name)) from None
+    return branch_in(module, name, forwards)[1]
+
+
+def _watch_backward(record: Record) -> None:
+    """Notice a backward pass of a loss of the heads alone, which goes not through the output."""
+    logits = next((one for one in record.all_logits() if one.requires_grad), None)
+    if logits is None:
+        return
+    known = weakref.ref(record)  # the record holds the logits
+
+    def spend(grad: Tensor) -> None:
+        there = known()
+        if there is not None:
+            there.spent = True
+
+    logits.register_hook(spend)
 
 
 @contextmanager

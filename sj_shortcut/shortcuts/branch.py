@@ -53,8 +53,7 @@ class ShortcutBranch(Resettable):
         self.head = head
         self.channels = channels
         self.num_classes = num_classes
-        self.takes_time = "with_time" in inspect.signature(head.forward).parameters
-        self.sees_steps = not self.takes_time and has_step_mode(head)
+        self._read_head()
 
     def forward(self, x: Tensor, with_time: bool = False, per_step: bool = False) -> Tensor:
         """Logits of the features of one call.
@@ -95,6 +94,19 @@ class ShortcutBranch(Resettable):
     def step_mode(self, mode: str) -> None:
         self.forwards.step_mode = mode
         self._mode_of_head = ""  # that of the head's layers was set as well
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        """A head may be replaced, or put into something that wraps it."""
+        super().__setattr__(key, value)
+        if key == "head" and "takes_time" in self.__dict__:
+            self._read_head()
+
+    def _read_head(self) -> None:
+        """Read off the head what it takes."""
+        parameters = inspect.signature(self.head.forward).parameters
+        self.takes_time = "with_time" in parameters
+        self.sees_steps = not self.takes_time and has_step_mode(self.head)
+        self._mode_of_head = ""
 
     def reset(self) -> None:
         """``functional.reset_net`` calls this: the next forward begins a new sequence."""

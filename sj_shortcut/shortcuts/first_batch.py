@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sj_shortcut.places import Look, layout_for, look_at, parse_layout
 from sj_shortcut.shortcuts.forwards import Forwards
-from sj_shortcut.torch_model import is_sharded, tensors_in
+from sj_shortcut.torch_model import is_sharded, map_tensors, tensors_in
 
 __all__ = ["kind_of_input", "look_if_needed", "settle"]
 
@@ -45,14 +45,16 @@ def look_if_needed(
     if sizes in forwards.unclear or len(forwards.unclear) > _MOST_LOOKS:
         return
     try:
-        look = look_at(
-            model,
-            args,
-            kwargs,
-            forwards.names,
-            neuron_types=forwards.neuron_types,
-            num_classes=forwards.num_classes,
-        )
+        with torch.inference_mode(False):  # a look needs gradients
+            args, kwargs = map_tensors((args, dict(kwargs)), _with_gradients)
+            look = look_at(
+                model,
+                args,
+                kwargs,
+                forwards.names,
+                neuron_types=forwards.neuron_types,
+                num_classes=forwards.num_classes,
+            )
     except Exception:  # the forward to come will say what is wrong with this input
         forwards.unclear.append(sizes)
         return
@@ -62,6 +64,10 @@ def look_if_needed(
         forwards.looked_at = kind
     else:
         forwards.unclear.append(sizes)
+
+
+def _with_gradients(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def kind_of_input(args: tuple[Any, ...], kwargs: Mapping[str, Any], step_mode: str) -> Any:

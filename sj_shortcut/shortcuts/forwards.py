@@ -101,6 +101,7 @@ class Forwards:
         used: Whether anything has ever used the logits.
         count: Forwards so far.
         last: The record of the last forward; ``trained`` whether it was in training mode.
+        attacked: Whether its input wanted a gradient in eval mode, as to make adversarial examples.
         evaluations: How often the model went from training to evaluation.
         sentinel: A parameter of the model that tells, with its version, of updates.
         updates: Updates seen so far while no loss used the heads; ``backwards`` likewise.
@@ -128,6 +129,7 @@ class Forwards:
     used: bool = False
     count: int = 0
     trained: bool = False
+    attacked: bool = False
     last: Record | None = None
     evaluations: int = 0
     sentinel: Any = None

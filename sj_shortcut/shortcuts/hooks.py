@@ -37,6 +37,7 @@ __all__ = [
     "branch_in",
     "forwards_of",
     "has_shortcuts",
+    "head_is_gone",
     "is_ours",
 ]
 
@@ -59,6 +60,11 @@ def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards
     if forwards.records and not forwards.records[-1].single:
         forwards.records = []  # and with it its graph, before the next one is built
     forwards.count += 1
+    forwards.attacked = (
+        graded
+        and not model.training
+        and any(tensor.requires_grad for tensor in tensors_in((args, kwargs)))
+    )
     forwards.evaluations += forwards.trained and not model.training
     forwards.trained = model.training
     forwards.current = forwards.last = Record(forwards, graded)
@@ -105,7 +111,8 @@ def after_point(
         return  # a checkpoint runs its part again: the same operations, but nothing to keep
     record.add(name, logits, x.shape[0] if layout.has_time else 1, layout.has_time)
     if not torch.compiler.is_compiling():
-        record.tapped.append((name, feature, feature._version))
+        if not feature.is_inference():  # which counts no versions
+            record.tapped.append((name, feature, feature._version))
         _check_backward_hooks(module, name, forwards)
 
 
@@ -141,7 +148,12 @@ def branch_in(module: nn.Module, name: str, forwards: Forwards) -> tuple[nn.Modu
         for inner in found.modules():
             if isinstance(inner, ShortcutBranch):
                 return found, inner
-    raise RuntimeError(
+    raise RuntimeError(head_is_gone(name))
+
+
+def head_is_gone(name: str) -> str:
+    """What to tell a user whose surgery took a head away."""
+    return (
         f"the shortcut head at '{name}' is gone: the module it lived in was replaced after "
         "wrapping. Call remove_shortcuts(model), then wrap_with_shortcuts(model) again, and build "
         "the optimizer and ShortcutLoss anew."

@@ -13,7 +13,7 @@ from sj_shortcut.shortcuts.access import find_wrapped, shortcut_branches
 from sj_shortcut.shortcuts.activation import activation_behind
 from sj_shortcut.shortcuts.forwards import Forwards
 from sj_shortcut.shortcuts.hooks import forwards_of, has_shortcuts
-from sj_shortcut.shortcuts.oversight import Oversight, tell
+from sj_shortcut.shortcuts.oversight import Oversight, tell_of_eval_mode
 from sj_shortcut.shortcuts.pairing import heads_behind
 from sj_shortcut.shortcuts.weights import finite_coefficient, weights_by_name
 
@@ -184,7 +184,7 @@ class ShortcutLoss(nn.Module):
         root = self._root[0]
         if not root.training and total.requires_grad and has_shortcuts(root):
             forwards = forwards_of(root)
-            total.register_hook(lambda grad: _tell_of_eval_mode(forwards))
+            total.register_hook(lambda grad: tell_of_eval_mode(root, forwards))
         return total
 
     def _used_weights(self, heads: Mapping[str, Tensor]) -> dict[str, float]:
@@ -275,35 +275,29 @@ class ShortcutLoss(nn.Module):
         if not isinstance(self.criterion, _OF_CLASSES) or not isinstance(target, Tensor):
             return  # what a criterion of the user's takes is between the two
         batch, classes = output.shape[-2:]
-        if tuple(target.shape) not in ((batch,), (batch, classes)):
+        fits = [(batch, classes)]
+        if not isinstance(self.criterion, _OF_NUMBERS):
+            fits.insert(0, (batch,))  # type: ignore[arg-type]
+        if tuple(target.shape) not in fits:
             raise ValueError(
                 f"target has shape {tuple(target.shape)}; for logits of {batch} samples and "
-                f"{classes} classes it must be ({batch},) or ({batch}, {classes})."
+                f"{classes} classes {type(self.criterion).__name__} needs "
+                f"{' or '.join(map(str, fits))}."
+                + (" Make classes one-hot." if tuple(target.shape) == (batch,) else "")
             )
 
 
 # Criteria of PyTorch's that would take, or broadcast, targets of a wrong shape.
-_OF_CLASSES = (
-    nn.CrossEntropyLoss,
-    nn.NLLLoss,
+_OF_NUMBERS = (
     nn.MSELoss,
     nn.L1Loss,
     nn.SmoothL1Loss,
+    nn.HuberLoss,
     nn.BCELoss,
     nn.BCEWithLogitsLoss,
     nn.KLDivLoss,
-    nn.MultiMarginLoss,
 )
-
-
-def _tell_of_eval_mode(forwards: Forwards) -> None:
-    tell(
-        forwards,
-        "eval mode",
-        "a ShortcutLoss taken in eval mode was differentiated: it is the plain criterion there, "
-        "and the shortcut heads had no part in it. Call model.train() before the forward; to keep "
-        "batch norms or dropout still, put only these in eval mode.",
-    )
+_OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, *_OF_NUMBERS)
 
 
 def _tensor(loss: Any) -> Tensor:

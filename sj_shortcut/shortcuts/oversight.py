@@ -16,7 +16,7 @@ from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.forwards import Forwards, Record
 from sj_shortcut.torch_model import ShortcutWarning
 
-__all__ = ["Oversight", "tell", "watch_for_unused_heads"]
+__all__ = ["Oversight", "tell", "tell_of_eval_mode", "watch_for_unused_heads"]
 
 # Losses of training after which heads that stay where they are are looked at.
 _FIRST_LOOK = 4
@@ -263,6 +263,31 @@ class _Kept:
     def moved(self) -> bool:
         same_place = self.parameter.device == self.value.device
         return not (same_place and torch.equal(self.parameter.detach(), self.value))
+
+
+def tell_of_eval_mode(root: nn.Module, forwards: Forwards) -> None:
+    """In a backward pass of a loss taken in eval mode: tell, unless only the input is asked for."""
+    if forwards.attacked or "eval mode" in forwards.said:
+        return
+    leaf = next((p for p in root.parameters() if p.requires_grad), None)
+    if leaf is None or not _accumulates(leaf):
+        return
+    tell(
+        forwards,
+        "eval mode",
+        "a ShortcutLoss taken in eval mode was differentiated: it is the plain criterion there, "
+        "and the shortcut heads had no part in it. Call model.train() before the forward; to keep "
+        "batch norms or dropout still, put only these in eval mode.",
+    )
+
+
+def _accumulates(leaf: Tensor) -> bool:
+    """Whether the backward pass that is running is a ``backward()``, not ``autograd.grad``."""
+    node = torch.autograd.graph.get_gradient_edge(leaf).node
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:  # which autograd.grad cannot say of leaves
+        return False
 
 
 def own_parameters(root: nn.Module) -> list[nn.Parameter]:

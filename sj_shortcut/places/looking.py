@@ -104,14 +104,12 @@ def look_at(
         return _summary(seen, outputs, main, axes, layouts, times)
 
 
-def steps_in_one_call(
-    model: nn.Module, x: Tensor, neuron_types: tuple[type, ...] = ()
-) -> bool | None:
+def steps_in_one_call(model: nn.Module, x: Any, neuron_types: tuple[type, ...] = ()) -> bool | None:
     """Whether one call of a model runs several time steps, seen in a pass that leaves no trace.
 
     Args:
         model: The model.
-        x: What to call it with.
+        x: What to call it with, a tuple for several arguments.
         neuron_types: Classes to take for spiking neurons besides SpikingJelly's.
 
     Returns:
@@ -119,9 +117,10 @@ def steps_in_one_call(
         single time step; ``None`` if the model does not take ``x``.
     """
     is_neuron = partial(is_spiking_neuron, extra=neuron_types)
+    args = x if isinstance(x, tuple) else (x,)
     with untouched(model):
         try:
-            seen = run_pass(model, (x,), {}, is_neuron)
+            seen = run_pass(model, args, {}, is_neuron)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError):
             return None
         if any(_is_unbatched(s.module, s.shape) for s in seen.sights.values()):

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from sj_shortcut.neurons.modes_of_heads import Resettable, has_step_mode, set_step_mode
+from sj_shortcut.neurons import Resettable, has_step_mode, set_step_mode
 from sj_shortcut.shortcuts.forwards import Forwards
 from sj_shortcut.shortcuts.pooling import average
 
@@ -124,8 +124,8 @@ class ShortcutBranch(Resettable):
         raise ValueError(
             f"the shortcut head at '{self.name}' was made for {self.channels} channels, but its "
             f"point gave {tuple(x.shape)}, read as {axes}. Where a made-up batch does "
-            "not tell the channels, pass example_input= to wrap_with_shortcuts; where the axes were "
-            "misread, pass layout=."
+            "not tell the channels, pass example_input= to wrap_with_shortcuts; where the axes "
+            "were misread, pass layout=."
         )
 
     def _checked(self, logits: Any, ndims: tuple[int, ...]) -> Tensor:

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from sj_shortcut.neurons import forget_reset_cache, is_spiking_neuron, set_backend
-from sj_shortcut.neurons.modes_of_heads import has_memory
+from sj_shortcut.neurons import forget_reset_cache, has_memory, is_spiking_neuron, set_backend
 from sj_shortcut.places import (
     At,
     LayoutArgument,

@@ -16,10 +16,12 @@ from sj_shortcut import (
     ShortcutPoint,
     remove_shortcuts,
     shortcut_branches,
+    shortcut_logits,
     shortcut_points,
     wrap_with_shortcuts,
 )
 from sj_shortcut.places.at import LONGEST_STRETCH, choose_points
+from sj_shortcut.shortcuts.hooks import forwards_of
 from tests.nets.zoo import EVERY, ZOO, ann_layers, features, lif, nested
 
 NESTED = nested()  # for tests that only look at it
@@ -140,7 +142,7 @@ def test_an_example_settles_the_order_in_which_parts_run():
     specimen = ZOO["qkformer"]
     guessed = shortcut_points(specimen.make("m"))
     seen = shortcut_points(specimen.make("m"), specimen.example("m"))
-    assert [p.name for p in guessed if p.on_path][:3] == [f"patch_embed{i}" for i in (1, 2, 3)]
+    assert path_of(guessed) == path_of(seen)  # a made-up batch tells as much
     assert path_of(seen) == stages(
         ("patch_embed1 stage1.0", 4), ("patch_embed2 stage2.0", 8),
         ("patch_embed3 stage3.0 stage3.1", 16),
@@ -172,31 +174,46 @@ def test_an_example_settles_depth():
     assert list(shortcut_branches(model)) == ["shallow.1", "deep.1"]
 
 
-TABLE = """\
-   name     module  channels stage usable on_path                                              reason
-  0.0.2    LIFNode         8     1    yes     yes
-    0.0 Sequential         8     1    yes       -
-  0.1.2    LIFNode         8     1    yes     yes
-    0.1 Sequential         8     1    yes       -
-      0 Sequential         8     1    yes       -
-  1.0.2    LIFNode        16     2    yes     yes
-    1.0 Sequential        16     2    yes       -
-1.1.0.2    LIFNode        16     2    yes       - the classifier's own feature: left out unless named
-  1.1.0 Sequential        16     2    yes       -
-    1.1 Sequential        16     2    yes       -
-      1 Sequential        16     2    yes       -"""  # noqa: E501
+TABLES = {
+    True: """\
+   name     module channels stage usable on_path auto           shape                                              reason
+  0.0.2    LIFNode        8     1    yes     yes    -  (5, 8, 32, 32)
+    0.0 Sequential        8     1    yes       -    -  (5, 8, 32, 32)
+  0.1.2    LIFNode        8     1    yes     yes head  (5, 8, 32, 32)
+    0.1 Sequential        8     1    yes       -    -  (5, 8, 32, 32)
+      0 Sequential        8     1    yes       -    -  (5, 8, 32, 32)
+  1.0.2    LIFNode       16     2    yes     yes    - (5, 16, 16, 16)
+    1.0 Sequential       16     2    yes       -    - (5, 16, 16, 16)
+1.1.0.2    LIFNode       16     2    yes       -    - (5, 16, 16, 16) the classifier's own feature: left out unless named
+  1.1.0 Sequential       16     2    yes       -    - (5, 16, 16, 16)
+    1.1 Sequential       16     2    yes       -    - (5, 16, 16, 16)
+      1 Sequential       16     2    yes       -    - (5, 16, 16, 16)""",  # noqa: E501
+    False: """\
+     name     module channels stage usable on_path   auto           shape                                              reason
+0.{0-1}.2    LIFNode        8     1    yes     yes 1 of 2  (5, 8, 32, 32)
+  0.{0-1} Sequential        8     1    yes       -      -  (5, 8, 32, 32)
+        0 Sequential        8     1    yes       -      -  (5, 8, 32, 32)
+    1.0.2    LIFNode       16     2    yes     yes      - (5, 16, 16, 16)
+  1.{0-1} Sequential       16     2    yes       -      - (5, 16, 16, 16)
+  1.1.0.2    LIFNode       16     2    yes       -      - (5, 16, 16, 16) the classifier's own feature: left out unless named
+    1.1.0 Sequential       16     2    yes       -      - (5, 16, 16, 16)
+        1 Sequential       16     2    yes       -      - (5, 16, 16, 16)
+(11 points, those alike in one row; full=True shows each)""",  # noqa: E501
+}
 
 
-def test_the_table_is_readable():
-    lines = str(shortcut_points(nested())).splitlines()
-    assert [line.rstrip() for line in lines] == TABLE.splitlines()
+@pytest.mark.parametrize("full", TABLES)
+def test_the_table_is_readable(full):
+    lines = str(shortcut_points(nested(), full=full)).splitlines()
+    assert [line.rstrip() for line in lines] == TABLES[full].splitlines()
 
 
 def test_the_table_shows_shapes_of_an_example_and_no_cell_is_cut():
     points = shortcut_points(features(), torch.rand(3, 12))
     lines = repr(points).splitlines()
-    assert lines[0].split() == "name module channels stage usable on_path reason shape".split()
-    assert lines[1].split() == ["1", "LIFNode", "24", "1", "yes", "yes", "(3,", "24)"]
+    columns = "name module channels stage usable on_path auto shape reason"
+    assert lines[0].split() == columns.split()
+    assert lines[1].split() == ["1", "LIFNode", "24", "1", "yes", "yes", "head", "(3,", "24)"]
     assert OWN_FEATURE in lines[3]
 
 
@@ -221,9 +238,9 @@ def test_the_table_of_a_model_without_neurons_says_so():
         ([nn.Sequential(nn.Linear(8, 7), nn.Sequential(lif()))], 7),
         ([nn.Unflatten(1, (8, 1, 1)), layer.Conv2d(8, 7, 1), layer.AdaptiveAvgPool2d(1),
           layer.Flatten()], 7),
-        ([layer.Linear(8, 7), nn.ReLU()], None),
-        ([nn.Linear(8, 21), nn.Unflatten(1, (3, 7))], None),
-        ([nn.Bilinear(8, 8, 7)], None),
+        ([layer.Linear(8, 7), nn.ReLU()], 7),
+        ([nn.Linear(8, 21), nn.Unflatten(1, (21, 1))], 21),
+        ([nn.Bilinear(8, 8, 7)], None),  # which runs on no made-up batch
     ],
 )  # fmt: skip
 def test_number_of_classes_from_the_last_layers(tail, classes):
@@ -232,12 +249,23 @@ def test_number_of_classes_from_the_last_layers(tail, classes):
 
 
 def test_number_of_classes_from_an_example():
-    model = nn.Sequential(layer.Linear(4, 8), lif(), layer.Linear(8, 8), lif(),
-                          layer.Linear(8, 7), nn.ReLU())  # fmt: skip
+    model = NeedsAMask(nn.ReLU())
     with pytest.raises(ValueError, match="number of classes: pass num_classes="):
         wrap_with_shortcuts(model)
-    wrap_with_shortcuts(model, example_input=torch.rand(2, 4))
-    assert shortcut_branches(model)["1"].num_classes == 7
+    wrap_with_shortcuts(model, example_input=(torch.rand(2, 4), torch.ones(4)))
+    assert shortcut_branches(model)["net.1"].num_classes == 7
+
+
+class NeedsAMask(nn.Module):
+    """Takes no made-up batch, so that its modules alone tell."""
+
+    def __init__(self, *tail: nn.Module) -> None:
+        super().__init__()
+        self.net = nn.Sequential(layer.Linear(4, 8), lif(), layer.Linear(8, 8), lif(),
+                                 layer.Linear(8, 7), *tail)  # fmt: skip
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.net(x * mask)
 
 
 class Halves(nn.Module):
@@ -251,12 +279,24 @@ class Halves(nn.Module):
         return self.net(x)[..., :5]
 
 
-def test_a_wrong_guess_of_the_classes_stops_the_first_forward():
+def test_a_look_tells_classes_that_the_modules_do_not():
     model = wrap_with_shortcuts(Halves())
-    with pytest.raises(ValueError, match="looked like 10 classes: pass num_classes="):
-        model(torch.rand(2, 12))
-    model = wrap_with_shortcuts(Halves(), num_classes=5)
+    assert shortcut_branches(model)["net.1"].num_classes == 5
     assert model(torch.rand(2, 12)).shape == (2, 5)
+
+
+class HalvesOfMasked(NeedsAMask):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(x, mask)[..., :5]
+
+
+def test_a_wrong_guess_of_the_classes_stops_the_first_forward():
+    batch = torch.rand(2, 4), torch.ones(4)
+    model = wrap_with_shortcuts(HalvesOfMasked())
+    with pytest.raises(ValueError, match="looked like 7 classes: pass num_classes="):
+        model(*batch)
+    model = wrap_with_shortcuts(HalvesOfMasked(), num_classes=5)
+    assert model(*batch).shape == (2, 5)
 
 
 # ------------------------------------------------------------------------------------------ reasons
@@ -317,10 +357,31 @@ def reasons(model: nn.Module, **kwargs: object) -> dict[str, str]:
     return {point.name: point.reason for point in points if point.reason}
 
 
+TWICE = (
+    "called 2 times in one forward, where 'spike' is called 1 time: a module shared between depths "
+    "has no one depth"
+)
+REASONS = {
+    "twice": TWICE,
+    "twice.1": TWICE,
+    "unused": "not called in forward",
+    "unused.1": "not called in forward",
+    "last.1": OWN_FEATURE,
+    "out": OUTPUT,
+}
+
+
+class SeveralWithMask(Several):
+    """Takes no made-up batch, so that its modules alone tell."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(x * mask)
+
+
 def test_reasons_that_the_modules_tell():
-    folded = "inside SeqToANNContainer 'folded', where time and batch share one axis"
-    assert reasons(several()) == {
-        "folded.1": f"{folded}: name 'folded' instead",
+    model = SeveralWithMask()
+    functional.set_step_mode(model, "m")
+    assert reasons(model) == {
         "shared": "one module shared by shared and alias",
         "shared.1": "one module shared by shared.1 and alias.1",
         "last.1": OWN_FEATURE,
@@ -329,17 +390,30 @@ def test_reasons_that_the_modules_tell():
 
 
 def test_reasons_that_an_example_tells():
-    told = reasons(several(), example_input=torch.rand(2, 3, 12))
-    assert told == reasons(several()) | {
-        "twice": "called 2 times in one forward",
-        "twice.1": "called 2 times in one forward",
-        "unused": "not called in forward with this example_input",
-        "unused.1": "not called in forward with this example_input",
-        "pair": "its output is a tuple, not one tensor",
-    }
+    assert reasons(several(), example_input=torch.rand(2, 3, 12)) == REASONS
 
 
-@pytest.mark.parametrize("name", ["folded.1", "shared.1", "twice.1", "unused.1", "pair", "out"])
+def test_a_layer_that_never_runs_is_no_step():
+    """Defined last, it would pass for the classifier's own feature, and that would get a head."""
+
+    class Spare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.spare = features(), nn.Sequential(layer.Linear(8, 8), lif())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    points = shortcut_points(Spare())
+    assert path_of(points) == stages(("net.1", 24), ("net.3", 16), ("net.5", 8))
+    assert [point.name for point in points if point.on_path] == ["net.1", "net.3"]
+
+
+def test_reasons_that_a_made_up_batch_tells():
+    assert reasons(several()) == REASONS
+
+
+@pytest.mark.parametrize("name", ["twice.1", "unused.1", "out"])
 def test_naming_an_unusable_point_gives_the_reason(name):
     model, example = several(), torch.rand(2, 3, 12)
     reason = reasons(model, example_input=example)[name]
@@ -349,39 +423,74 @@ def test_naming_an_unusable_point_gives_the_reason(name):
         assert reason in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["folded.1", "folded", "shared.1", "pair"])
+def test_a_look_makes_points_usable_that_modules_alone_do_not_tell(name):
+    """Folded time, a module of two names that runs once, and the first tensor of a tuple."""
+    model = wrap_with_shortcuts(several(), name, neuron_types=(Spike,))
+    model(torch.rand(2, 3, 12))
+    assert shortcut_logits(model)[name].shape == (3, 5)
+
+
 def test_the_classifiers_feature_can_be_named():
     model = wrap_with_shortcuts(several(), at="last.1", neuron_types=(Spike,))
     assert list(shortcut_branches(model)) == ["last.1"]
 
 
+class Flattened(nn.Module):
+    """The layer before its first neuron does not tell how wide that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            layer.Conv1d(2, 4, 3), layer.Flatten(), lif(), layer.Linear(24, 5), lif(),
+            layer.Linear(5, 3),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, *mask: Tensor) -> Tensor:
+        return self.net(x * mask[0] if mask else x)
+
+
+class FlattenedAndMasked(Flattened):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(x, mask)
+
+
 def test_unknown_channels_ask_for_an_example():
-    model = nn.Sequential(layer.Conv1d(2, 4, 3), layer.Flatten(), lif(), layer.Linear(24, 5),
-                          lif(), layer.Linear(5, 3))  # fmt: skip
+    model = FlattenedAndMasked()  # which takes no made-up batch
     point = shortcut_points(model)[0]
-    assert (point.name, point.channels, point.usable) == ("2", None, False)
+    assert (point.name, point.channels, point.usable) == ("net.2", None, False)
     assert "pass example_input=" in point.reason
     assert " ?" in str(shortcut_points(model)).splitlines()[1]
-    seen = shortcut_points(model, torch.rand(2, 2, 8))[0]
+    seen = shortcut_points(model, (torch.rand(2, 2, 8), torch.ones(8)))[0]
     assert (seen.channels, seen.usable, seen.shape) == (24, True, (2, 24))
 
 
+def test_a_made_up_batch_tells_channels_that_the_modules_do_not():
+    point = shortcut_points(Flattened())[0]
+    assert (point.name, point.channels, point.usable) == ("net.2", 24, True)
+
+
 def test_a_wrong_guess_of_the_channels_stops_the_first_forward():
-    model = nn.Sequential(layer.Linear(4, 8), nn.Unflatten(-1, (2, 4)), lif(), layer.Flatten(),
-                          layer.Linear(8, 3), lif(), layer.Linear(3, 2))  # fmt: skip
-    wrapped = wrap_with_shortcuts(model, at="2")
-    with pytest.raises(ValueError, match=r"at '2' was made for 8 channels.*pass example_input="):
-        wrapped(torch.rand(5, 4))
+    class Masked(nn.Sequential):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return super().forward(x * mask)
+
+    layers = [layer.Linear(4, 8), nn.Unflatten(-1, (2, 4)), lif(), layer.Flatten(),
+              layer.Linear(8, 3), lif(), layer.Linear(3, 2)]  # fmt: skip
+    wrapped = wrap_with_shortcuts(Masked(*layers), at="2")
+    with pytest.raises(ValueError, match=r"at '2' was made for 8 channels.*Pass example_input="):
+        wrapped(torch.rand(5, 4), torch.ones(4))
 
 
 @pytest.mark.skipif(not hasattr(layer, "TLastMultiStepContainer"), reason="2.0.0 only")
-def test_containers_with_time_at_the_end_are_refused():
+def test_containers_with_time_at_the_end_can_be_tapped():
     model = nn.Sequential(
         layer.TLastMultiStepContainer(nn.Linear(4, 8), lif()),
         layer.TLastMultiStepContainer(nn.Linear(8, 3), lif()),
     )
-    for point in shortcut_points(model):
-        assert not point.usable
-        assert "has time as its last axis" in point.reason
+    points = {point.name: point for point in shortcut_points(model, torch.rand(5, 4, 3))}
+    assert str(points["0"].layout) == "NCT" and points["0"].usable
+    assert str(points["0.1"].layout) == "NC" and points["0.1"].reason == OWN_FEATURE
 
 
 class Chained(nn.Module):
@@ -604,7 +713,8 @@ def test_neuron_types_of_the_user(kind):
     assert path_of(shortcut_points(make(), neuron_types=(kind,))) == [("1", 8, 1), ("3", 6, 2)]
     model = wrap_with_shortcuts(make(), neuron_types=(kind,))
     model(torch.rand(2, 3, 4))
-    assert shortcut_branches(model)["1"].logits.shape == (3, 3)
+    assert shortcut_logits(model)["1"].shape == (3, 3)
+    assert {str(layout) for layout in forwards_of(model).layouts.values()} == {"TNC"}
 
 
 def test_surrogates_and_non_spiking_neurons_are_no_points():

@@ -16,6 +16,14 @@ class Resettable(base.MemoryModule):
     On SpikingJelly 0.0.0.0.14 ``reset_net`` warns of a ``reset()`` of any other class.
     """
 
+    def keep_hooks_around(self) -> None:
+        """Have the module around this one called with its hooks if memopt comes to optimize it.
+
+        SpikingJelly 2.0.0's memopt, which counts memories, runs neurons around their hooks unless
+        something inside them has a memory as well: an empty one is enough.
+        """
+        self.register_memory("inside", None)
+
     def detach(self) -> None:
         """There is nothing that ``functional.detach_net`` could cut."""
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sj_shortcut.neurons import step_mode_of
 from sj_shortcut.places.classes import without_ones
-from sj_shortcut.places.example_pass import WEIGHT_LAYERS, Pass, Sight
+from sj_shortcut.places.example_pass import Pass, Sight
 from sj_shortcut.places.layout import Layout
 from sj_shortcut.places.time_axis import TimeAxis, indices, time_axis
 
@@ -308,7 +308,7 @@ def _channel_axis(source: Sight) -> int:
     """The channel axis of the output of a layer with weights."""
     if isinstance(source.module, nn.Linear):
         return -1
-    assert isinstance(source.module, WEIGHT_LAYERS)
+    assert isinstance(source.module, nn.modules.conv._ConvNd)
     return -1 - len(source.module.kernel_size)
 
 

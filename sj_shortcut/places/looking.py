@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from sj_shortcut.neurons import is_spiking_neuron
 from sj_shortcut.neurons.memory import reset_states
@@ -83,7 +83,7 @@ def look_at(
         Exception: Whatever the model raises on this input.
     """
     tensors = (*model.parameters(), *model.buffers())
-    if any(isinstance(tensor, UninitializedTensorMixin) for tensor in tensors):
+    if any(map(is_lazy, tensors)):
         model = copy.deepcopy(model)
     is_neuron = partial(is_spiking_neuron, extra=neuron_types)
     with untouched(model):
@@ -200,5 +200,6 @@ def _before(seen: Pass, name: str) -> list[str]:
 
 
 def _is_unbatched(module: nn.Module, shape: tuple[int, ...] | None) -> bool:
-    convolution = isinstance(module, nn.modules.conv._ConvNd)
-    return convolution and shape is not None and len(shape) == 1 + len(module.kernel_size)
+    if not isinstance(module, nn.modules.conv._ConvNd) or shape is None:
+        return False
+    return len(shape) == 1 + len(module.kernel_size)

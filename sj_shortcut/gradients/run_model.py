@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sj_shortcut.places import steps_in_one_call
+from sj_shortcut.torch_model import first_tensor
 
 __all__ = ["called_each_step", "moved_to", "pairs", "run"]
 
@@ -50,15 +51,18 @@ def called_each_step(model: nn.Module, x: Any, y: Any, neuron_types: tuple[type,
     Raises:
         ValueError: If that cannot be told.
     """
-    if not isinstance(x, Tensor) or x.ndim < 2:
+    lead = first_tensor(x)
+    if not isinstance(x, Tensor | tuple) or lead is None or lead.ndim < 2:
         return False
     steps = steps_in_one_call(model, x, neuron_types)
     if steps is True:
         return False  # it has time of its own, or a loop over time inside
     if steps is None:
-        return True  # it does not take the batch as a whole
+        return isinstance(x, Tensor)  # it does not take the batch as a whole
     samples = len(y) if isinstance(y, Tensor) and y.ndim else None
-    first, second = x.shape[0] == samples, x.shape[1] == samples
+    first, second = lead.shape[0] == samples, lead.shape[1] == samples
+    if isinstance(x, tuple):
+        return second  # and :func:`run` tells that it cannot take a tuple apart
     if first != second:
         return second
     if steps_in_one_call(model, x[0], neuron_types) is None:

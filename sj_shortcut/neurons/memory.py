@@ -7,7 +7,38 @@ import copy
 from spikingjelly.activation_based import base, functional
 from torch import nn
 
-__all__ = ["forget_reset_cache", "reset_states"]
+__all__ = ["Resettable", "forget_reset_cache", "has_memory", "reset_states"]
+
+
+class Resettable(base.MemoryModule):
+    """A module without a memory of its own that ``functional.reset_net`` calls ``reset()`` of.
+
+    On SpikingJelly 0.0.0.0.14 ``reset_net`` warns of a ``reset()`` of any other class.
+    """
+
+    def keep_hooks_around(self) -> None:
+        """Have the module around this one called with its hooks if memopt comes to optimize it.
+
+        SpikingJelly 2.0.0's memopt, which counts memories, runs neurons around their hooks unless
+        something inside them has a memory as well: an empty one is enough.
+        """
+        self.register_memory("inside", None)
+
+    def keep_hooks_around(self) -> None:
+        """Have the module around this one called with its hooks if memopt comes to optimize it.
+
+        SpikingJelly 2.0.0's memopt, which counts memories, runs neurons around their hooks unless
+        something inside them has a memory as well: an empty one is enough.
+        """
+        self.register_memory("inside", None)
+
+    def detach(self) -> None:
+        """There is nothing that ``functional.detach_net`` could cut."""
+
+
+def has_memory(module: nn.Module) -> bool:
+    """Whether a module is one of SpikingJelly's that remember."""
+    return isinstance(module, base.MemoryModule)
 
 
 def reset_states(model: nn.Module) -> None:

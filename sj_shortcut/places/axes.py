@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from sj_shortcut.neurons import step_mode_of
 from sj_shortcut.places.classes import without_ones
-from sj_shortcut.places.example_pass import WEIGHT_LAYERS, Pass, Sight
+from sj_shortcut.places.example_pass import Pass, Sight
 from sj_shortcut.places.layout import Layout
 from sj_shortcut.places.time_axis import TimeAxis, indices, time_axis
 
@@ -59,7 +60,18 @@ def read_times(seen: Pass, is_neuron: Callable[[nn.Module], bool]) -> dict[str, 
         if key not in known:
             known[key] = time_axis(sight.module, sight.args, sight.kwargs, sight.shape)
         times[name] = known[key]
+        if times[name].known and times[name].axis is None and mode is None:
+            times[name] = _as_its_source(sight, seen)
     return times
+
+
+def _as_its_source(sight: Sight, seen: Pass) -> TimeAxis:
+    """The time of a layer that neither remembers nor has a step mode: as of the layer before it."""
+    source = seen.sights.get(sight.after[0])
+    if source is None or source.shape is None or step_mode_of(source.module) != "m":
+        return TimeAxis()
+    same_steps = sight.shape is not None and sight.shape[0] == source.shape[0]
+    return TimeAxis(0, source.shape[0]) if same_steps else TimeAxis()
 
 
 def read_output(seen: Pass, output: Tensor, times: Mapping[str, TimeAxis]) -> OutputAxes:
@@ -296,7 +308,7 @@ def _channel_axis(source: Sight) -> int:
     """The channel axis of the output of a layer with weights."""
     if isinstance(source.module, nn.Linear):
         return -1
-    assert isinstance(source.module, WEIGHT_LAYERS)
+    assert isinstance(source.module, nn.modules.conv._ConvNd)
     return -1 - len(source.module.kernel_size)
 
 

@@ -93,7 +93,8 @@ def _votes(module: nn.Module) -> int:
     """How many entries of its input a voting layer averages into one; 0 of any other module."""
     size = getattr(module, "voting_size", None)
     if isinstance(module, nn.AvgPool1d):
-        size = module.kernel_size[0]
+        kernel = module.kernel_size
+        size = kernel[0] if isinstance(kernel, tuple) else kernel
     return size if isinstance(size, int) else 0
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from sj_shortcut.neurons import is_spiking_neuron
 from sj_shortcut.neurons.memory import reset_states
@@ -83,7 +83,7 @@ def look_at(
         Exception: Whatever the model raises on this input.
     """
     tensors = (*model.parameters(), *model.buffers())
-    if any(isinstance(tensor, UninitializedTensorMixin) for tensor in tensors):
+    if any(map(is_lazy, tensors)):
         model = copy.deepcopy(model)
     is_neuron = partial(is_spiking_neuron, extra=neuron_types)
     with untouched(model):
@@ -104,14 +104,12 @@ def look_at(
         return _summary(seen, outputs, main, axes, layouts, times)
 
 
-def steps_in_one_call(
-    model: nn.Module, x: Tensor, neuron_types: tuple[type, ...] = ()
-) -> bool | None:
+def steps_in_one_call(model: nn.Module, x: Any, neuron_types: tuple[type, ...] = ()) -> bool | None:
     """Whether one call of a model runs several time steps, seen in a pass that leaves no trace.
 
     Args:
         model: The model.
-        x: What to call it with.
+        x: What to call it with, a tuple for several arguments.
         neuron_types: Classes to take for spiking neurons besides SpikingJelly's.
 
     Returns:
@@ -119,9 +117,10 @@ def steps_in_one_call(
         single time step; ``None`` if the model does not take ``x``.
     """
     is_neuron = partial(is_spiking_neuron, extra=neuron_types)
+    args = x if isinstance(x, tuple) else (x,)
     with untouched(model):
         try:
-            seen = run_pass(model, (x,), {}, is_neuron)
+            seen = run_pass(model, args, {}, is_neuron)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError):
             return None
         if any(_is_unbatched(s.module, s.shape) for s in seen.sights.values()):
@@ -201,5 +200,6 @@ def _before(seen: Pass, name: str) -> list[str]:
 
 
 def _is_unbatched(module: nn.Module, shape: tuple[int, ...] | None) -> bool:
-    convolution = isinstance(module, nn.modules.conv._ConvNd)
-    return convolution and shape is not None and len(shape) == 1 + len(module.kernel_size)
+    if not isinstance(module, nn.modules.conv._ConvNd) or shape is None:
+        return False
+    return len(shape) == 1 + len(module.kernel_size)

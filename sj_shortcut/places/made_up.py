@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from sj_shortcut.neurons.calls import known_step_mode
 from sj_shortcut.places.example_pass import WEIGHT_LAYERS
@@ -36,7 +36,7 @@ def made_up_inputs(model: nn.Module) -> Iterator[Tensor]:
         (5, 3, 32, 32)
     """
     first = next((m for m in model.modules() if isinstance(m, WEIGHT_LAYERS)), None)
-    if first is None or isinstance(first.weight, UninitializedTensorMixin):
+    if first is None or is_lazy(first.weight):
         return
     timed = any(known_step_mode(m) == "m" for m in model.modules() if hasattr(m, "step_mode"))
     leads = [(_STEPS, _SAMPLES), (_SAMPLES,), (_SAMPLES, _STEPS)]

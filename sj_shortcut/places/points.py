@@ -223,7 +223,9 @@ def _settle_path(
 ) -> None:
     """Find the steps of the network, number their stages, and mark those that heads choose from."""
     steps = {place.name for place in _steps(root, drafts, weights[-1] if weights else "")}
-    path = [drafts[name] for name in order if name in steps and not drafts[name].aside]
+    on_way = [drafts[name] for name in order if name in steps and not drafts[name].aside]
+    # What was not called, or gave no tensor, is no step: the classifier's own feature came before.
+    path = [draft for draft in on_way if draft.point.shape or not draft.absent]
     stages = _stages(path)
     feeding = [draft for draft in path if draft.weights_before < len(weights)]
     for draft in path:

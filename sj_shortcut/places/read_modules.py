@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from sj_shortcut.neurons import is_spiking_neuron
 from sj_shortcut.places.example_pass import WEIGHT_LAYERS
@@ -140,7 +140,7 @@ class _Reader:
             self._width = int(getattr(leaf, "out_features", getattr(leaf, "out_channels", 0)))
             self._spatial = not isinstance(leaf, nn.Linear)
         elif isinstance(leaf, nn.modules.batchnorm._NormBase):
-            known = not isinstance(leaf.weight, UninitializedTensorMixin)
+            known = not is_lazy(leaf.weight)
             self._width = leaf.num_features if known else self._width
         elif isinstance(size := getattr(leaf, "voting_size", None), int) and self._width:
             self._width //= size

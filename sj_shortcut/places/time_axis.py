@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sj_shortcut.neurons import step_mode_of
 from sj_shortcut.neurons.calls import known_step_mode
 from sj_shortcut.torch_model import first_tensor
 
@@ -44,7 +45,8 @@ def time_axis(
 
     SpikingJelly's own layers tell by their step mode. Others are run alone: which outputs move
     with one element of the input, and on which inputs one output depends, through the surrogate
-    gradient. Elements of one neuron at several times are all they have in common.
+    gradient. Elements of one neuron at several times are all they have in common. One that
+    remembers nothing, and so shows nothing, is taken at its word where it has a step mode.
 
     Args:
         neuron: The layer; its state is lost.
@@ -56,10 +58,12 @@ def time_axis(
     if mode is not None:
         return TimeAxis(0, shape[0]) if mode == "m" else TimeAxis()
     try:
-        seen = _Alone(neuron, args, kwargs)
-        return _conclude(seen, shape)
+        found = _conclude(_Alone(neuron, args, kwargs), shape)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
         return TimeAxis(known=False)
+    if found.known and found.axis is None and step_mode_of(neuron) == "m":
+        return TimeAxis(0, shape[0])  # it remembers nothing, and says that it takes all steps
+    return found
 
 
 def indices(marked: Tensor) -> list[set[int]]:

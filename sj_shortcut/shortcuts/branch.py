@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from sj_shortcut.neurons.modes_of_heads import Resettable, has_step_mode, set_step_mode
+from sj_shortcut.neurons import Resettable, has_step_mode, set_step_mode
 from sj_shortcut.shortcuts.forwards import Forwards
 from sj_shortcut.shortcuts.pooling import average
 

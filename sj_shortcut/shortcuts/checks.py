@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sj_shortcut.neurons.modes_of_heads import has_memory
+from sj_shortcut.neurons import has_memory
 from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.hooks import has_shortcuts
 from sj_shortcut.torch_model import NO_DATA_PARALLEL, is_compiled, is_sharded, require_module

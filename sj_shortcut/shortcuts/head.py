@@ -33,6 +33,7 @@ class ShortcutHead(nn.Module):
         ValueError: If ``grid`` is less than 1.
 
     Example:
+        >>> import torch
         >>> head = ShortcutHead(64, 10)
         >>> head(torch.rand(2, 64, 8, 8)).shape
         torch.Size([2, 10])

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from sj_shortcut.neurons import forget_reset_cache, is_spiking_neuron, set_backend
-from sj_shortcut.neurons.modes_of_heads import has_memory
+from sj_shortcut.neurons import forget_reset_cache, has_memory, is_spiking_neuron, set_backend
 from sj_shortcut.places import (
     At,
     LayoutArgument,
@@ -105,7 +104,7 @@ def wrap_with_shortcuts(
         ... )
         >>> functional.set_step_mode(model, "m")
         >>> wrap_with_shortcuts(model, verbose=True) is model
-        shortcut heads: 1, at '2', of 330 parameters together (22.4 % of the model's 1,474)
+        shortcut heads: 1, at '2', of 330 parameters together (22.5 % of the model's 1,466)
         True
     """
     check_wrappable(model)
@@ -285,9 +284,9 @@ def _detach_all(model: nn.Module) -> None:
                 if any(is_ours(hook, ours) for ours in (after_point, before_model, after_model)):
                     del hooks[key]
                     with_kwargs.pop(key, None)
-        for key, child in list(module._modules.items()):
+        for name, child in list(module._modules.items()):
             # Whatever wrapped a branch meanwhile goes with it.
             ours = child is not None and any(isinstance(m, ShortcutBranch) for m in child.modules())
-            if key.startswith(CHILD) and ours:
-                del module._modules[key]
+            if name.startswith(CHILD) and ours:
+                del module._modules[name]
     forget_reset_cache(model)

@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sj_shortcut import ConstantSchedule, ShortcutLoss, gradient_flow, shortcut_branches
+from sj_shortcut import (
+    ConstantSchedule,
+    ShortcutLoss,
+    gradient_flow,
+)
+from sj_shortcut.shortcuts.forwards import records_behind
+from sj_shortcut.shortcuts.pairing import gathered
 from tests.gradients.tools import autograd, batches, criterion, layers_of, wrapped
 from tests.nets.small import Net, images, labels
 
@@ -30,10 +36,9 @@ def test_sources_add_up_to_the_gradient(mode: str, combine: str, per_step: bool)
     out = model(batch[0]) if mode == "m" else torch.stack([model(x) for x in batch[0]])
     output = out if per_step else out.mean(0)
     loss(output, batch[1])
-    branches = shortcut_branches(model)
-    logits = {
-        name: branch.step_logits if per_step else branch.logits for name, branch in branches.items()
-    }
+    (records, _) = records_behind(output)
+    calls = [record for record, _ in sorted(records, key=lambda found: found[0].number)]
+    logits = gathered(calls, ["layer1.1", "layer2.1"], per_step=per_step)
     scale = {"layer1.1": 0.5, "layer2.1": 0.35}
     if combine == "loss":
         terms = {"main": output, **logits}

@@ -4,14 +4,27 @@ import math
 import pickle
 import weakref
 
+import pandas as pd
 import pytest
 import torch
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from sj_shortcut import GradientRecorder, ShortcutLoss, wrap_with_shortcuts
-from tests.gradients.tools import SlowSigmoid, hooks_on, record, train_step
+from sj_shortcut import (
+    GradientRecorder,
+    ShortcutLoss,
+    gradient_flow,
+    wrap_with_shortcuts,
+)
+from sj_shortcut.gradients.run_model import run
+from tests.gradients.tools import (
+    SlowSigmoid,
+    criterion,
+    hooks_on,
+    record,
+    train_step,
+)
 from tests.nets.small import Net, images, labels
 
 
@@ -219,3 +232,25 @@ def test_a_copy_made_meanwhile_watches_nothing() -> None:
         assert not recorder._tracer.calls and not recorder._tracer.order
         train_step(model, recorder)
     assert len(recorder.frame) == 4
+
+
+@pytest.mark.parametrize("mode", "ms")
+def test_a_look_at_the_first_batch_is_not_measured(mode: str) -> None:
+    """A wrapped model runs its first training batch once more, to see on which axes it lies."""
+    torch.manual_seed(0)
+    model, x, y = Net(mode), images(6), labels(6)
+    model.layer1.insert(1, layer.BatchNorm1d(16, step_mode=mode))  # in eval mode it does otherwise
+    wrap_with_shortcuts(model)
+    loss = ShortcutLoss(model, criterion)
+    frames = []
+    for _ in range(2):
+        with GradientRecorder(model, per_step=True) as recorder:
+            loss(run(model, x, mode == "s", True), y).backward()
+            recorder.step()
+        frames.append(recorder.frame)
+        functional.reset_net(model)
+        model.zero_grad()
+    pd.testing.assert_frame_equal(*frames)
+    assert frames[0].output_grad_norm.notna().any()
+    flow = gradient_flow(model, loss, (x, y), per_step=True)
+    assert flow.firing_rate.tolist() == pytest.approx(frames[0].firing_rate.tolist(), nan_ok=True)

@@ -114,5 +114,7 @@ def test_neurons_checkpointed_after_wrapping_are_an_error():
     model = wrap_with_shortcuts(Net())
     optimized(model, neuron.LIFNode)
     output = model(images()).mean(0)
-    with pytest.raises(RuntimeError, match="'layer1.1', 'layer2.1' have no logits: .* memopt if it"):
+    with pytest.raises(
+        RuntimeError, match="'layer1.1', 'layer2.1' have no logits: .* memopt if it"
+    ):
         ShortcutLoss(model, nn.CrossEntropyLoss())(output, labels())

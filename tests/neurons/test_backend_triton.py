@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from sj_shortcut import (
     ShortcutHead,
     ShortcutLoss,
-    shortcut_branches,
     shortcut_logits,
     wrap_with_shortcuts,
 )
@@ -85,7 +84,7 @@ def train_a_head_alone(model: nn.Module) -> dict[str, Any]:
 
     model[1].register_forward_hook(listen)
     model(images())
-    nn.functional.cross_entropy(shortcut_branches(model)["1"].logits, labels(2)).backward()
+    nn.functional.cross_entropy(shortcut_logits(model)["1"], labels(2)).backward()
     functional.reset_net(model)
     return {"contiguous": handed[0].is_contiguous(), "gradient": model[0].weight.grad}
 

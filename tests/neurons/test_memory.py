@@ -3,7 +3,12 @@ import torch
 from spikingjelly.activation_based import base, functional, neuron
 from torch import nn
 
-from sj_shortcut.neurons.memory import forget_reset_cache, reset_states
+from sj_shortcut.neurons.memory import (
+    Resettable,
+    forget_reset_cache,
+    has_memory,
+    reset_states,
+)
 from sj_shortcut.torch_model.preserve import preserved
 
 second_generation = pytest.mark.skipif(
@@ -75,3 +80,18 @@ def test_forgetting_a_model_that_was_never_reset_is_fine():
     model.sn.v = 1.0
     functional.reset_net(model)
     assert model.sn.v == 0.0
+
+
+def test_reset_net_reaches_what_is_resettable_without_a_warning(recwarn):
+    class Counter(Resettable):
+        resets = 0
+
+        def reset(self) -> None:
+            self.resets += 1
+
+    model = nn.Sequential(Counter(), nn.Identity())
+    functional.reset_net(model)
+    functional.detach_net(model)
+    assert model[0].resets == 1 and not recwarn
+    assert has_memory(model[0]) and has_memory(neuron.IFNode())
+    assert not has_memory(model) and not has_memory(nn.Linear(2, 2))

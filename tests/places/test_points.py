@@ -1,29 +1,22 @@
 """Where heads can sit: what the table says of known models, and what `at=` makes of it."""
 
-import math
-from itertools import pairwise
-
-import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
-from hypothesis import strategies as st
 from spikingjelly.activation_based import base, functional, layer, neuron, surrogate
 from spikingjelly.activation_based.model import spiking_vgg
 from torch import Tensor, nn
 
 from sj_shortcut import (
     ShortcutPoint,
-    remove_shortcuts,
     shortcut_branches,
+    shortcut_logits,
     shortcut_points,
     wrap_with_shortcuts,
 )
-from sj_shortcut.places.at import LONGEST_STRETCH, choose_points
-from tests.nets.zoo import EVERY, ZOO, ann_layers, features, lif, nested
+from sj_shortcut.shortcuts.hooks import forwards_of
+from tests.nets.zoo import EVERY, ZOO, ann_layers, features, lif
+from tests.places.tools import OWN_FEATURE, chosen
 
-NESTED = nested()  # for tests that only look at it
-OWN_FEATURE = "the classifier's own feature: left out unless named"
 OUTPUT = "the model's output itself"
 
 
@@ -140,7 +133,7 @@ def test_an_example_settles_the_order_in_which_parts_run():
     specimen = ZOO["qkformer"]
     guessed = shortcut_points(specimen.make("m"))
     seen = shortcut_points(specimen.make("m"), specimen.example("m"))
-    assert [p.name for p in guessed if p.on_path][:3] == [f"patch_embed{i}" for i in (1, 2, 3)]
+    assert path_of(guessed) == path_of(seen)  # a made-up batch tells as much
     assert path_of(seen) == stages(
         ("patch_embed1 stage1.0", 4), ("patch_embed2 stage2.0", 8),
         ("patch_embed3 stage3.0 stage3.1", 16),
@@ -172,40 +165,6 @@ def test_an_example_settles_depth():
     assert list(shortcut_branches(model)) == ["shallow.1", "deep.1"]
 
 
-TABLE = """\
-   name     module  channels stage usable on_path                                              reason
-  0.0.2    LIFNode         8     1    yes     yes
-    0.0 Sequential         8     1    yes       -
-  0.1.2    LIFNode         8     1    yes     yes
-    0.1 Sequential         8     1    yes       -
-      0 Sequential         8     1    yes       -
-  1.0.2    LIFNode        16     2    yes     yes
-    1.0 Sequential        16     2    yes       -
-1.1.0.2    LIFNode        16     2    yes       - the classifier's own feature: left out unless named
-  1.1.0 Sequential        16     2    yes       -
-    1.1 Sequential        16     2    yes       -
-      1 Sequential        16     2    yes       -"""  # noqa: E501
-
-
-def test_the_table_is_readable():
-    lines = str(shortcut_points(nested())).splitlines()
-    assert [line.rstrip() for line in lines] == TABLE.splitlines()
-
-
-def test_the_table_shows_shapes_of_an_example_and_no_cell_is_cut():
-    points = shortcut_points(features(), torch.rand(3, 12))
-    lines = repr(points).splitlines()
-    assert lines[0].split() == "name module channels stage usable on_path reason shape".split()
-    assert lines[1].split() == ["1", "LIFNode", "24", "1", "yes", "yes", "(3,", "24)"]
-    assert OWN_FEATURE in lines[3]
-
-
-def test_the_table_of_a_model_without_neurons_says_so():
-    points = shortcut_points(nn.Sequential(nn.Linear(3, 2), nn.ReLU()))
-    assert list(points) == []
-    assert str(points) == "ShortcutPoints: none (no spiking neuron found)"
-
-
 # -------------------------------------------------------------------------------- number of classes
 
 
@@ -221,9 +180,9 @@ def test_the_table_of_a_model_without_neurons_says_so():
         ([nn.Sequential(nn.Linear(8, 7), nn.Sequential(lif()))], 7),
         ([nn.Unflatten(1, (8, 1, 1)), layer.Conv2d(8, 7, 1), layer.AdaptiveAvgPool2d(1),
           layer.Flatten()], 7),
-        ([layer.Linear(8, 7), nn.ReLU()], None),
-        ([nn.Linear(8, 21), nn.Unflatten(1, (3, 7))], None),
-        ([nn.Bilinear(8, 8, 7)], None),
+        ([layer.Linear(8, 7), nn.ReLU()], 7),
+        ([nn.Linear(8, 21), nn.Unflatten(1, (21, 1))], 21),
+        ([nn.Bilinear(8, 8, 7)], None),  # which runs on no made-up batch
     ],
 )  # fmt: skip
 def test_number_of_classes_from_the_last_layers(tail, classes):
@@ -232,12 +191,23 @@ def test_number_of_classes_from_the_last_layers(tail, classes):
 
 
 def test_number_of_classes_from_an_example():
-    model = nn.Sequential(layer.Linear(4, 8), lif(), layer.Linear(8, 8), lif(),
-                          layer.Linear(8, 7), nn.ReLU())  # fmt: skip
+    model = NeedsAMask(nn.ReLU())
     with pytest.raises(ValueError, match="number of classes: pass num_classes="):
         wrap_with_shortcuts(model)
-    wrap_with_shortcuts(model, example_input=torch.rand(2, 4))
-    assert shortcut_branches(model)["1"].num_classes == 7
+    wrap_with_shortcuts(model, example_input=(torch.rand(2, 4), torch.ones(4)))
+    assert shortcut_branches(model)["net.1"].num_classes == 7
+
+
+class NeedsAMask(nn.Module):
+    """Takes no made-up batch, so that its modules alone tell."""
+
+    def __init__(self, *tail: nn.Module) -> None:
+        super().__init__()
+        self.net = nn.Sequential(layer.Linear(4, 8), lif(), layer.Linear(8, 8), lif(),
+                                 layer.Linear(8, 7), *tail)  # fmt: skip
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.net(x * mask)
 
 
 class Halves(nn.Module):
@@ -251,12 +221,24 @@ class Halves(nn.Module):
         return self.net(x)[..., :5]
 
 
-def test_a_wrong_guess_of_the_classes_stops_the_first_forward():
+def test_a_look_tells_classes_that_the_modules_do_not():
     model = wrap_with_shortcuts(Halves())
-    with pytest.raises(ValueError, match="looked like 10 classes: pass num_classes="):
-        model(torch.rand(2, 12))
-    model = wrap_with_shortcuts(Halves(), num_classes=5)
+    assert shortcut_branches(model)["net.1"].num_classes == 5
     assert model(torch.rand(2, 12)).shape == (2, 5)
+
+
+class HalvesOfMasked(NeedsAMask):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(x, mask)[..., :5]
+
+
+def test_a_wrong_guess_of_the_classes_stops_the_first_forward():
+    batch = torch.rand(2, 4), torch.ones(4)
+    model = wrap_with_shortcuts(HalvesOfMasked())
+    with pytest.raises(ValueError, match="looked like 7 classes: pass num_classes="):
+        model(*batch)
+    model = wrap_with_shortcuts(HalvesOfMasked(), num_classes=5)
+    assert model(*batch).shape == (2, 5)
 
 
 # ------------------------------------------------------------------------------------------ reasons
@@ -317,10 +299,31 @@ def reasons(model: nn.Module, **kwargs: object) -> dict[str, str]:
     return {point.name: point.reason for point in points if point.reason}
 
 
+TWICE = (
+    "called 2 times in one forward, where 'spike' is called 1 time: a module shared between depths "
+    "has no one depth"
+)
+REASONS = {
+    "twice": TWICE,
+    "twice.1": TWICE,
+    "unused": "not called in forward",
+    "unused.1": "not called in forward",
+    "last.1": OWN_FEATURE,
+    "out": OUTPUT,
+}
+
+
+class SeveralWithMask(Several):
+    """Takes no made-up batch, so that its modules alone tell."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(x * mask)
+
+
 def test_reasons_that_the_modules_tell():
-    folded = "inside SeqToANNContainer 'folded', where time and batch share one axis"
-    assert reasons(several()) == {
-        "folded.1": f"{folded}: name 'folded' instead",
+    model = SeveralWithMask()
+    functional.set_step_mode(model, "m")
+    assert reasons(model) == {
         "shared": "one module shared by shared and alias",
         "shared.1": "one module shared by shared.1 and alias.1",
         "last.1": OWN_FEATURE,
@@ -329,17 +332,30 @@ def test_reasons_that_the_modules_tell():
 
 
 def test_reasons_that_an_example_tells():
-    told = reasons(several(), example_input=torch.rand(2, 3, 12))
-    assert told == reasons(several()) | {
-        "twice": "called 2 times in one forward",
-        "twice.1": "called 2 times in one forward",
-        "unused": "not called in forward with this example_input",
-        "unused.1": "not called in forward with this example_input",
-        "pair": "its output is a tuple, not one tensor",
-    }
+    assert reasons(several(), example_input=torch.rand(2, 3, 12)) == REASONS
 
 
-@pytest.mark.parametrize("name", ["folded.1", "shared.1", "twice.1", "unused.1", "pair", "out"])
+def test_a_layer_that_never_runs_is_no_step():
+    """Defined last, it would pass for the classifier's own feature, and that would get a head."""
+
+    class Spare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.spare = features(), nn.Sequential(layer.Linear(8, 8), lif())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    points = shortcut_points(Spare())
+    assert path_of(points) == stages(("net.1", 24), ("net.3", 16), ("net.5", 8))
+    assert [point.name for point in points if point.on_path] == ["net.1", "net.3"]
+
+
+def test_reasons_that_a_made_up_batch_tells():
+    assert reasons(several()) == REASONS
+
+
+@pytest.mark.parametrize("name", ["twice.1", "unused.1", "out"])
 def test_naming_an_unusable_point_gives_the_reason(name):
     model, example = several(), torch.rand(2, 3, 12)
     reason = reasons(model, example_input=example)[name]
@@ -349,39 +365,74 @@ def test_naming_an_unusable_point_gives_the_reason(name):
         assert reason in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["folded.1", "folded", "shared.1", "pair"])
+def test_a_look_makes_points_usable_that_modules_alone_do_not_tell(name):
+    """Folded time, a module of two names that runs once, and the first tensor of a tuple."""
+    model = wrap_with_shortcuts(several(), name, neuron_types=(Spike,))
+    model(torch.rand(2, 3, 12))
+    assert shortcut_logits(model)[name].shape == (3, 5)
+
+
 def test_the_classifiers_feature_can_be_named():
     model = wrap_with_shortcuts(several(), at="last.1", neuron_types=(Spike,))
     assert list(shortcut_branches(model)) == ["last.1"]
 
 
+class Flattened(nn.Module):
+    """The layer before its first neuron does not tell how wide that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            layer.Conv1d(2, 4, 3), layer.Flatten(), lif(), layer.Linear(24, 5), lif(),
+            layer.Linear(5, 3),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, *mask: Tensor) -> Tensor:
+        return self.net(x * mask[0] if mask else x)
+
+
+class FlattenedAndMasked(Flattened):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(x, mask)
+
+
 def test_unknown_channels_ask_for_an_example():
-    model = nn.Sequential(layer.Conv1d(2, 4, 3), layer.Flatten(), lif(), layer.Linear(24, 5),
-                          lif(), layer.Linear(5, 3))  # fmt: skip
+    model = FlattenedAndMasked()  # which takes no made-up batch
     point = shortcut_points(model)[0]
-    assert (point.name, point.channels, point.usable) == ("2", None, False)
+    assert (point.name, point.channels, point.usable) == ("net.2", None, False)
     assert "pass example_input=" in point.reason
     assert " ?" in str(shortcut_points(model)).splitlines()[1]
-    seen = shortcut_points(model, torch.rand(2, 2, 8))[0]
+    seen = shortcut_points(model, (torch.rand(2, 2, 8), torch.ones(8)))[0]
     assert (seen.channels, seen.usable, seen.shape) == (24, True, (2, 24))
 
 
+def test_a_made_up_batch_tells_channels_that_the_modules_do_not():
+    point = shortcut_points(Flattened())[0]
+    assert (point.name, point.channels, point.usable) == ("net.2", 24, True)
+
+
 def test_a_wrong_guess_of_the_channels_stops_the_first_forward():
-    model = nn.Sequential(layer.Linear(4, 8), nn.Unflatten(-1, (2, 4)), lif(), layer.Flatten(),
-                          layer.Linear(8, 3), lif(), layer.Linear(3, 2))  # fmt: skip
-    wrapped = wrap_with_shortcuts(model, at="2")
-    with pytest.raises(ValueError, match=r"at '2' was made for 8 channels.*pass example_input="):
-        wrapped(torch.rand(5, 4))
+    class Masked(nn.Sequential):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return super().forward(x * mask)
+
+    layers = [layer.Linear(4, 8), nn.Unflatten(-1, (2, 4)), lif(), layer.Flatten(),
+              layer.Linear(8, 3), lif(), layer.Linear(3, 2)]  # fmt: skip
+    wrapped = wrap_with_shortcuts(Masked(*layers), at="2")
+    with pytest.raises(ValueError, match=r"at '2' was made for 8 channels.*Pass example_input="):
+        wrapped(torch.rand(5, 4), torch.ones(4))
 
 
 @pytest.mark.skipif(not hasattr(layer, "TLastMultiStepContainer"), reason="2.0.0 only")
-def test_containers_with_time_at_the_end_are_refused():
+def test_containers_with_time_at_the_end_can_be_tapped():
     model = nn.Sequential(
         layer.TLastMultiStepContainer(nn.Linear(4, 8), lif()),
         layer.TLastMultiStepContainer(nn.Linear(8, 3), lif()),
     )
-    for point in shortcut_points(model):
-        assert not point.usable
-        assert "has time as its last axis" in point.reason
+    points = {point.name: point for point in shortcut_points(model, torch.rand(5, 4, 3))}
+    assert str(points["0"].layout) == "NCT" and points["0"].usable
+    assert str(points["0.1"].layout) == "NC" and points["0.1"].reason == OWN_FEATURE
 
 
 class Chained(nn.Module):
@@ -401,175 +452,6 @@ def test_a_module_of_up_to_three_neurons_is_a_block_and_a_longer_one_a_network(n
     model = nn.Sequential(Chained(neurons), layer.Linear(4, 4), lif(), layer.Linear(4, 2))
     block, steps = ["0"], [f"0.chain.{i}" for i in range(1, 2 * neurons, 2)]
     assert chosen(model, "all") == (block if neurons <= 3 else steps)
-
-
-# --------------------------------------------------------------------------------------------- at=
-
-
-def chosen(model: nn.Module, at: object, **kwargs: object) -> list[str]:
-    return list(shortcut_branches(wrap_with_shortcuts(model, at, **kwargs)))
-
-
-def chain(depth: int) -> nn.Sequential:
-    """So many automatic points, and the classifier's own feature."""
-    layers = [nn.Sequential(layer.Linear(4, 4), lif()) for _ in range(depth + 1)]
-    return nn.Sequential(*layers, layer.Linear(4, 3))
-
-
-@given(data=st.data(), depth=st.integers(1, 24))
-def test_a_number_gives_so_many_points_evenly_spaced(data, depth):
-    count = data.draw(st.integers(1, depth))
-    names = chosen(chain(depth), count)
-    places = [int(name.split(".")[0]) for name in names]
-    assert len(set(names)) == count
-    assert places == sorted(places)
-    # The classifier sits at place `depth`: the gaps, to it and to the input too, are even.
-    gaps = [b - a for a, b in pairwise([-1, *places, depth])]
-    ideal = (depth + 1) / (count + 1)
-    assert set(gaps) <= {math.floor(ideal), math.ceil(ideal)}
-
-
-@given(depth=st.integers(1, 12))
-def test_all_is_the_largest_number(depth):
-    every = chosen(chain(depth), "all")
-    assert every == chosen(chain(depth), depth) == chosen(chain(depth), np.int64(depth))
-    assert len(every) == depth
-
-
-@pytest.mark.parametrize("count", [0, -1, 4])
-def test_a_number_out_of_range_names_the_range(count):
-    with pytest.raises(ValueError, match=f"at={count} heads: the model has 3 points"):
-        wrap_with_shortcuts(chain(3), count)
-
-
-@given(depth=st.integers(1, 12))
-def test_a_network_of_one_stage_gets_its_middle(depth):
-    assert chosen(chain(depth), "stages") == chosen(chain(depth), [f"{depth // 2}.1"])
-
-
-@given(widths=st.lists(st.integers(2, 4), min_size=2, max_size=10))
-def test_stages_end_where_the_width_changes(widths):
-    layers = [
-        nn.Sequential(layer.Linear(a, b), lif()) for a, b in zip([5, *widths], widths, strict=False)
-    ]
-    ends = [f"{i}.1" for i, (a, b) in enumerate(pairwise(widths)) if a != b]
-    if ends:  # of one stage: see above
-        assert chosen(nn.Sequential(*layers, layer.Linear(widths[-1], 3)), "stages") == ends
-
-
-def test_auto_is_the_default():
-    assert list(shortcut_branches(wrap_with_shortcuts(chain(9)))) == chosen(chain(9), "auto")
-    assert chosen(chain(9), "auto") != chosen(chain(9), "stages")
-
-
-@given(widths=st.lists(st.integers(2, 4), min_size=2, max_size=16))
-def test_auto_is_the_stage_ends_and_what_leaves_no_stretch_long(widths):
-    layers = [
-        nn.Sequential(layer.Linear(a, b), lif()) for a, b in zip([5, *widths], widths, strict=False)
-    ]
-    model = nn.Sequential(*layers, layer.Linear(widths[-1], 3))
-    places = [int(name.split(".")[0]) for name in chosen(model, "auto")]
-    remove_shortcuts(model)
-    ends = {int(name.split(".")[0]) for name in chosen(model, "stages")}
-    assert ends <= set(places) and places == sorted(set(places))
-    # The last spiking layer is the classifier's own feature, fed by the loss of the output.
-    gaps = [b - a for a, b in pairwise([-1, *places, len(widths) - 1])]
-    assert max(gaps) <= LONGEST_STRETCH
-    # As few as that takes: between two ends, gaps are even and one less would be too long.
-    bounds = [-1, *sorted(ends), len(widths) - 1]
-    for start, end in pairwise(bounds):
-        inside = [place for place in places if start < place < end]
-        assert len(inside) == math.ceil((end - start) / LONGEST_STRETCH) - 1
-        gaps = [b - a for a, b in pairwise([start, *inside, end])]
-        assert max(gaps) - min(gaps) <= 1
-
-
-GLOBS = {
-    "layer?.0": [f"layer{i}.0" for i in (1, 2, 3, 4)],
-    "layer[12].*": ["layer1.0", "layer1.1", "layer2.0", "layer2.1"],
-    "layer[!1].1": ["layer2.1", "layer3.1", "layer4.1"],
-    "*": ["sn1", "layer1", "layer2", "layer3", "layer4"],
-    "layer3.**": ["layer3.0.sn1", "layer3.0.sn2", "layer3.0", "layer3.1.sn1", "layer3.1.sn2",
-                  "layer3.1"],
-    "**.sn2": [f"layer{i}.{j}.sn2" for i in (1, 2, 3, 4) for j in (0, 1)],
-    "layer2.*.sn1": ["layer2.0.sn1", "layer2.1.sn1"],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("pattern", "names"), GLOBS.items(), ids=GLOBS)
-def test_patterns(pattern, names):
-    with torch.device("meta"):
-        model = ZOO["spiking_resnet18"].build()
-    assert chosen(model, pattern) == names
-
-
-def test_several_patterns_give_each_point_once_and_each_must_match():
-    assert chosen(nested(), ["0.*.2", "0.0.2", "**.0.2"]) == ["0.0.2", "0.1.2", "1.0.2", "1.1.0.2"]
-    before = nested()
-    with pytest.raises(ValueError, match=r"at='5\.\*' matches no point"):
-        wrap_with_shortcuts(before, ["0.*.2", "5.*"])
-    assert repr(before) == repr(nested())
-
-
-def fits(pattern: str, name: str) -> bool:
-    """What a pattern means, without regular expressions: `*` is any run of characters without a
-    dot, `**` any run at all, `?` one character but a dot."""
-    if not pattern:
-        return not name
-    if pattern.startswith("**"):
-        return any(fits(pattern[2:], name[i:]) for i in range(len(name) + 1))
-    if pattern.startswith("*"):
-        run = len(name.split(".")[0])
-        return any(fits(pattern[1:], name[i:]) for i in range(run + 1))
-    same = name[:1] == pattern[0] or (pattern[0] == "?" and name[:1] not in (".", ""))
-    return same and fits(pattern[1:], name[1:])
-
-
-@given(at=st.lists(st.sampled_from(["0", "1", "2", ".", "*", "**", "?"]), min_size=1, max_size=6))
-@example(at=["**"])
-@example(at=["0", "?", "0"])
-@example(at=["?", ".", "*", ".", "2"])
-def test_a_pattern_chooses_what_it_describes(at):
-    points = shortcut_points(NESTED)
-    described = [point.name for point in points if fits("".join(at), point.name)]
-    if described:
-        picked = choose_points(points, NESTED, "".join(at))
-        assert [point.name for point in picked] == described
-    else:
-        with pytest.raises(ValueError, match="matches no point|no head can sit at"):
-            choose_points(points, NESTED, "".join(at))
-
-
-def test_a_predicate_sees_every_point_and_its_module():
-    model, seen = nested(), {}
-
-    def wide(name: str, module: nn.Module) -> bool:
-        seen[name] = module
-        return isinstance(module, neuron.LIFNode) and name.startswith("1")
-
-    assert chosen(model, wide) == ["1.0.2", "1.1.0.2"]
-    assert list(seen) == [point.name for point in shortcut_points(nested())]
-    assert all(model.get_submodule(name) is module for name, module in seen.items())
-
-
-def test_an_unknown_name_lists_near_ones():
-    with pytest.raises(ValueError, match="matches no point.*Did you mean '0.0.2'"):
-        wrap_with_shortcuts(nested(), at="0.0.22")
-
-
-def test_a_chain_that_ends_in_an_empty_one_can_be_tapped():
-    """An empty Sequential would run a head put into it."""
-    model = nn.Sequential(
-        nn.Sequential(layer.Linear(4, 6), lif(), nn.Sequential(), nn.Sequential(nn.Sequential())),
-        layer.Linear(6, 5),
-        lif(),
-        layer.Linear(5, 2),
-    )
-    x = torch.rand(3, 4)
-    due = model(x)
-    functional.reset_net(model)
-    assert chosen(model, "0") == ["0"]
-    assert torch.equal(model(x), due)
 
 
 # ------------------------------------------------------------------------------------ neuron types
@@ -604,7 +486,8 @@ def test_neuron_types_of_the_user(kind):
     assert path_of(shortcut_points(make(), neuron_types=(kind,))) == [("1", 8, 1), ("3", 6, 2)]
     model = wrap_with_shortcuts(make(), neuron_types=(kind,))
     model(torch.rand(2, 3, 4))
-    assert shortcut_branches(model)["1"].logits.shape == (3, 3)
+    assert shortcut_logits(model)["1"].shape == (3, 3)
+    assert {str(layout) for layout in forwards_of(model).layouts.values()} == {"TNC"}
 
 
 def test_surrogates_and_non_spiking_neurons_are_no_points():

@@ -15,6 +15,7 @@ from sj_shortcut import (
     EvolutionarySchedule,
     HandoverSchedule,
     ShortcutLoss,
+    ShortcutWarning,
     remove_shortcuts,
     shortcut_branches,
     shortcut_parameters,
@@ -312,9 +313,14 @@ def test_the_schedule_drives_the_total():
     schedule = EvolutionarySchedule(4, hold=0)
     criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), schedule)
     assert criterion.schedule is schedule
-    for coefficient in (1, 0.75, 0.5, 0.25, 0, 0):
-        assert close(forward(model, criterion), MAIN + coefficient * (FIRST + SECOND))
+    for coefficient in (1, 0.75, 0.5, 0.25):
+        for _ in range(2):  # batches of an epoch
+            assert close(forward(model, criterion), MAIN + coefficient * (FIRST + SECOND))
         criterion.schedule.step()
+    assert close(forward(model, criterion), MAIN)
+    with pytest.warns(ShortcutWarning, match="at epoch 5 of a training of 4 epochs"):
+        criterion.schedule.step()
+    assert close(forward(model, criterion), MAIN)
 
 
 # Where it sits
@@ -324,7 +330,7 @@ def test_it_does_not_own_the_model():
     model = wrap_with_shortcuts(Net())
     criterion = ShortcutLoss(model, nn.CrossEntropyLoss())
     assert list(criterion.modules()) == [criterion, criterion.criterion]
-    assert not list(criterion.parameters()) and not criterion.state_dict()
+    assert not list(criterion.parameters()) and list(criterion.state_dict()) == ["_extra_state"]
     criterion.eval().double()
     assert model.training and model.fc.weight.dtype is torch.float32
 
@@ -332,7 +338,7 @@ def test_it_does_not_own_the_model():
 def test_class_weights_move_and_are_saved_with_it():
     model = wrap_with_shortcuts(Net())
     criterion = ShortcutLoss(model, nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2, 3, 4])))
-    assert list(criterion.state_dict()) == ["criterion.weight"]
+    assert list(criterion.state_dict()) == ["_extra_state", "criterion.weight"]
     assert criterion.to(torch.float64).criterion.weight.dtype is torch.float64
     assert criterion(model.double()(images().double()).mean(0), labels()).dtype is torch.float64
 

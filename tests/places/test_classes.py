@@ -1,0 +1,90 @@
+"""Class logits among a model's outputs, and outputs that have none."""
+
+import pytest
+import torch
+from spikingjelly.activation_based import functional, layer
+from torch import Tensor, nn
+
+from sj_shortcut import shortcut_points, wrap_with_shortcuts
+from sj_shortcut.places.classes import main_output, why_no_classes, without_ones
+from tests.nets.small import Net, images
+from tests.nets.zoo import lif
+
+
+def test_axes_of_size_1_at_the_end_do_not_count():
+    assert without_ones((2, 10, 1, 1)) == (2, 10)
+    assert without_ones((2, 1)) == (2, 1) and without_ones((5, 2, 1)) == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "classes", "main"),
+    [
+        ([(5, 10)], None, 0),
+        ([(5, 8, 32, 32), (5, 10)], None, 1),  # features beside logits
+        ([(5, 64), (5, 10)], 10, 1),
+        ([(5, 64), (5, 20)], 10, 0),
+        ([(5, 8, 32, 32)], None, 0),  # for the refusal to name
+        ([], None, None),
+    ],
+)
+def test_the_output_that_can_be_logits(shapes, classes, main):
+    assert main_output(shapes, classes) == main
+
+
+@pytest.mark.parametrize(
+    ("shape", "positions", "says"),
+    [
+        ((), False, "is a scalar, one number for the whole batch"),
+        ((5,), False, r"\[5\] is a scalar a sample, as in regression"),
+        ((5, 3, 32, 32), False, "a map of values, a dense prediction"),
+        ((5, 7, 3), True, r"\[5, 7, 3\] has one row a position or token"),
+    ],
+)
+def test_why_an_output_has_no_class_logits(shape, positions, says):
+    with pytest.raises(AssertionError, match=says):
+        raise AssertionError(why_no_classes(shape, positions))
+    assert "class logits [N, K]" in why_no_classes(shape, positions)
+
+
+@pytest.mark.parametrize("shape", [(5, 10), (4, 5, 10), (5, 1), (5, 10, 1, 1)])
+def test_outputs_that_may_have(shape):
+    assert why_no_classes(shape, positions=False) == ""
+
+
+class Ends(Net):
+    """Ends in what it is told to."""
+
+    def __init__(self, end: nn.Module) -> None:
+        super().__init__("s")
+        self.end = end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(super().forward(x))
+
+
+class Total(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum()
+
+
+@pytest.mark.parametrize(
+    ("end", "says"), [(nn.Flatten(0), "scalar a sample"), (Total(), "one number for the whole")]
+)
+def test_a_model_without_class_logits_is_refused_before_anything_is_changed(end, says):
+    model = Ends(end)
+    before = repr(model)
+    with pytest.raises(ValueError, match=says):
+        wrap_with_shortcuts(model, example_input=images()[0])
+    assert repr(model) == before and not model._forward_hooks
+
+
+def test_a_prediction_for_each_position_is_refused():
+    model = nn.Sequential(
+        layer.Conv1d(2, 6, 3, padding=1), lif(), layer.Conv1d(6, 6, 3, padding=1), lif(),
+        layer.Conv1d(6, 4, 1),
+    )  # fmt: skip
+    x = torch.rand(3, 2, 9)
+    assert "one row a position or token" in shortcut_points(model, x).refusal
+    functional.set_step_mode(model, "m")
+    with pytest.raises(ValueError, match="dense prediction"):
+        wrap_with_shortcuts(model, example_input=torch.rand(2, 3, 2, 9))

@@ -24,14 +24,6 @@ class Resettable(base.MemoryModule):
         """
         self.register_memory("inside", None)
 
-    def keep_hooks_around(self) -> None:
-        """Have the module around this one called with its hooks if memopt comes to optimize it.
-
-        SpikingJelly 2.0.0's memopt, which counts memories, runs neurons around their hooks unless
-        something inside them has a memory as well: an empty one is enough.
-        """
-        self.register_memory("inside", None)
-
     def detach(self) -> None:
         """There is nothing that ``functional.detach_net`` could cut."""
 

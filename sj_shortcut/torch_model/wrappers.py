@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -118,7 +119,7 @@ def without_checkpoints(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, CheckpointWrapper):
-            module.checkpoint_fn = _run
+            module.checkpoint_fn = partial(_run)
 
 
 def _run(module: nn.Module, *args: Any, **kwargs: Any) -> Any:

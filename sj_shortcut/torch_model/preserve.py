@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 __all__ = ["preserved", "untouched_rng"]
 
@@ -96,7 +97,7 @@ class _Saved:
         copies: dict[int, Tensor] = {}
         for module in self.modules:
             for name, buffer in module._buffers.items():
-                if buffer is not None:
+                if buffer is not None and not isinstance(buffer, UninitializedTensorMixin):
                     if id(buffer) not in copies:
                         copies[id(buffer)] = buffer.clone()
                     module._buffers[name] = copies[id(buffer)]

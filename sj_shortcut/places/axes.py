@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sj_shortcut.neurons import step_mode_of
+from sj_shortcut.places.channel_axis import channel_axis, channels_by_gradients
 from sj_shortcut.places.classes import without_ones
 from sj_shortcut.places.example_pass import Pass, Sight
 from sj_shortcut.places.layout import Layout
@@ -23,6 +24,9 @@ __all__ = ["OutputAxes", "find_layouts", "read_output", "read_times", "reached"]
 
 Support = Mapping[str, list[set[int]]]
 
+# So many layers with weights before a feature are asked where its channels are.
+_MOST_SOURCES = 4
+
 
 @dataclass(frozen=True)
 class OutputAxes:
@@ -31,6 +35,7 @@ class OutputAxes:
     Attributes:
         samples: Batch size N; ``None`` where it could not be seen.
         positions: Whether an axis is neither batch, time nor classes.
+        scalars: Whether there are no classes, one number a sample and time step.
         first: For each feature, the indices along each axis that the first sample depends on.
         last: Those of the last sample.
         folded: Time steps folded into its rows, 0 for none; and whether time runs slower.
@@ -41,6 +46,7 @@ class OutputAxes:
     first: Support = field(default_factory=dict)
     last: Support = field(default_factory=dict)
     folded: tuple[int, bool] = (0, True)
+    scalars: bool = False
 
 
 def reached(seen: Pass, output: Tensor) -> set[str]:
@@ -82,14 +88,29 @@ def read_output(seen: Pass, output: Tensor, times: Mapping[str, TimeAxis]) -> Ou
     if len(shape) not in (2, 3):
         return OutputAxes(None)
     sights = [_both_ends(seen, output, axis) for axis in range(len(shape) - 1)]
-    if len(shape) == 2:
-        return _rows(shape[0], *sights[0], times, seen)
     apart = [_are_apart(first, last) for first, last in sights]
+    if len(shape) == 2:
+        if not apart[0] and shape[0] in steps and _are_apart(*_both_ends(seen, output, 1)):
+            return OutputAxes(shape[1], scalars=True)
+        return _rows(shape[0], *sights[0], times, seen)
     batch = _choose_batch(shape, apart, steps, times)
     if batch is None:
         return OutputAxes(None, positions=not set(shape[:2]) & steps)
     first, last = sights[batch] if apart[batch] else ({}, {})
-    return OutputAxes(shape[batch], shape[1 - batch] not in steps, first, last)
+    other = 1 - batch
+    timed = shape[other] == 1 or (
+        shape[other] in steps and not (apart[other] and _sees_all_times(sights[other][0], times))
+    )
+    return OutputAxes(shape[batch], not timed, first, last)
+
+
+def _sees_all_times(first: Support, times: Mapping[str, TimeAxis]) -> bool:
+    """Whether the first slice along an axis depends on later time steps: then it is no time."""
+    return any(
+        bool(first[name][time.axis] - {0})
+        for name, time in times.items()
+        if name in first and time.axis is not None and not time.folded
+    )
 
 
 def _choose_batch(
@@ -224,33 +245,36 @@ class _Feature:
         """The channel axis among those that are neither batch nor time, and whether it is sure."""
         if len(left) == 1:
             return left[0], True
-        source = self.seen.sights.get(self.sight.after[0])
-        if source is None or source.shape is None:
-            return left[0], False
-        last = isinstance(source.module, nn.Linear)
-        usual = left[-1] if last else left[0]
-        width = source.shape[_channel_axis(source)]
-        alike = [axis for axis in left if self.shape[axis] == width]
-        if alike == [usual]:
-            return usual, True
-        seen = self._by_gradients(left, source)
-        if seen is not None:
-            return seen, True
-        return (alike[0] if len(alike) == 1 else usual), len(alike) < 2
+        guess = None
+        for source in self._sources():
+            assert source.shape is not None
+            usual = left[-1] if isinstance(source.module, nn.Linear) else left[0]
+            width = source.shape[channel_axis(source)]
+            alike = [axis for axis in left if self.shape[axis] == width]
+            # A layer over pooled features, as in attention, has fewer axes and tells less.
+            if alike == [usual] and len(source.shape) >= len(self.shape) - 1 > 1:
+                return usual, True
+            seen, possible = channels_by_gradients(self.sight, source, left)
+            if seen is not None:
+                return seen, True
+            likely = [axis for axis in alike if axis in possible] or possible
+            if guess is None and possible:
+                guess = usual if usual in likely else likely[0], len(likely) == 1
+        return guess or (self._as_taken(left), False)
 
-    def _by_gradients(self, left: Sequence[int], source: Sight) -> int | None:
-        """The axis whose slices come from one channel each of the layer with weights before."""
-        if not source.outputs or not self.sight.outputs or source.shape is None:
-            return None
-        if source.shape[_channel_axis(source)] < 2:
-            return None
-        feature, before = self.sight.outputs[0], source.outputs[0]
-        fits = []
-        for axis in left:
-            touched = [_channels_touched(feature, axis, end, before, source) for end in (0, -1)]
-            if any(len(channels) == 1 for channels in touched) and max(map(len, touched)) == 1:
-                fits.append(axis)
-        return fits[0] if len(fits) == 1 else None
+    def _as_taken(self, left: Sequence[int]) -> int:
+        """Channels with no weights before, as of an embedding: as the next layer takes them."""
+        weights = self.seen.weights[self.sight.weights_before :]
+        then = self.seen.sights[weights[0]].module if weights else None
+        linear = isinstance(then, nn.Linear) and then.in_features == self.shape[left[-1]]
+        return left[-1] if linear else left[0]
+
+    def _sources(self) -> list[Sight]:
+        """The layers with weights that ran before it ended, the last one first."""
+        last, weights = self.sight.after[0], self.seen.weights
+        names = reversed(weights[: weights.index(last) + 1] if last in weights else ())
+        sights = [self.seen.sights[name] for name in names if name in self.seen.sights]
+        return [sight for sight in sights if sight.shape is not None][:_MOST_SOURCES]
 
     def _as_usual(self) -> Layout | None:
         """What SpikingJelly's neurons tell by themselves, where gradients did not."""
@@ -302,19 +326,3 @@ def _are_apart(first: Support, last: Support) -> bool:
         any(a and b and not a & b for a, b in zip(first[name], last[name], strict=True))
         for name in common
     )
-
-
-def _channel_axis(source: Sight) -> int:
-    """The channel axis of the output of a layer with weights."""
-    if isinstance(source.module, nn.Linear):
-        return -1
-    assert isinstance(source.module, nn.modules.conv._ConvNd)
-    return -1 - len(source.module.kernel_size)
-
-
-def _channels_touched(
-    feature: Tensor, axis: int, end: int, before: Tensor, source: Sight
-) -> set[int]:
-    part = feature.select(axis, end)
-    (grad,) = torch.autograd.grad(part.sum(), before, retain_graph=True, allow_unused=True)
-    return set() if grad is None else indices(grad != 0)[_channel_axis(source)]

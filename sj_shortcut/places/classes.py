@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sj_shortcut.neurons import is_spiking_neuron
 from sj_shortcut.places.example_pass import WEIGHT_LAYERS
@@ -21,23 +22,40 @@ def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def main_output(shapes: Sequence[tuple[int, ...]], num_classes: int | None) -> int | None:
-    """Which of a model's outputs the loss will be given, as far as shapes tell.
+def main_output(outputs: Sequence[Tensor], num_classes: int | None) -> int | None:
+    """Which of a model's outputs the loss will be given, as far as can be seen.
 
-    The first that can be logits: ``[N, K]`` or with time, of the right width where K is known.
+    The first that can be logits: ``[N, K]`` or with time, of the right width where K is known, and
+    else of more than one class, which a critic's value has not, and of no further use to other
+    such outputs, which the classifier's feature is.
     """
-    bare = [without_ones(shape) for shape in shapes]
+    bare = [without_ones(tuple(output.shape)) for output in outputs]
     fits = [i for i, shape in enumerate(bare) if len(shape) in (2, 3)]
     exact = [i for i in fits if bare[i][-1] == num_classes]
-    return next(iter(exact or fits), 0 if shapes else None)
+    wide = [i for i in fits if bare[i][-1] > 1]
+
+    def feeds_another(i: int) -> bool:
+        return any(_feeds(outputs[i], outputs[j]) for j in wide if bare[i] != bare[j])
+
+    ends = [i for i in wide if not feeds_another(i)]
+    return next(iter(exact or ends or wide or fits), 0 if outputs else None)
 
 
-def why_no_classes(shape: tuple[int, ...], positions: bool) -> str:
+def _feeds(one: Tensor, other: Tensor) -> bool:
+    """Whether an output is computed from another one."""
+    if not (one.requires_grad and other.requires_grad):
+        return False
+    found = torch.autograd.grad(other.sum(), one, retain_graph=True, allow_unused=True)
+    return found[0] is not None
+
+
+def why_no_classes(shape: tuple[int, ...], *, positions: bool, scalars: bool) -> str:
     """Why an output of this shape has no class logits; empty if it may have.
 
     Args:
         shape: Of the output.
         positions: Whether one of its axes runs over positions, neither batch nor time.
+        scalars: Whether it holds one number a sample and time step.
     """
     bare = without_ones(shape)
     if not bare:
@@ -45,7 +63,7 @@ def why_no_classes(shape: tuple[int, ...], positions: bool) -> str:
             f"the model's output is a scalar, one number for the whole batch. {_NEED}. If it is a "
             "loss, wrap the model inside that gives the logits."
         )
-    if len(bare) == 1:
+    if len(bare) == 1 or scalars:
         return (
             f"the model's output {list(shape)} is a scalar a sample, as in regression. {_NEED}. "
             "Logits of a single class must be [N, 1]."

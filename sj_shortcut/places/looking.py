@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from sj_shortcut.neurons import is_spiking_neuron
 from sj_shortcut.neurons.memory import reset_states
@@ -84,13 +84,13 @@ def look_at(
     """
     tensors = (*model.parameters(), *model.buffers())
     if any(map(is_lazy, tensors)):
-        model = copy.deepcopy(model)
+        model = _copy_of_lazy(model)
     is_neuron = partial(is_spiking_neuron, extra=neuron_types)
     with untouched(model):
         seen = run_pass(model, args, kwargs, is_neuron, names)
         times = read_times(seen, is_neuron)
-        outputs = [t for t in tensors_in(seen.output) if t.is_floating_point()]
-        main = main_output([tuple(t.shape) for t in outputs], num_classes)
+        outputs = _outputs(seen, times)
+        main = main_output(outputs, num_classes)
         axes = OutputAxes(None) if main is None else read_output(seen, outputs[main], times)
         wanted = [name for name in names if name in seen.sights and seen.sights[name].shape]
         if main is not None and not all(any(axes.first.get(n, ())) for n in wanted):
@@ -98,10 +98,17 @@ def look_at(
             reset_states(model)
             calibrate(model, args, kwargs)
             seen = run_pass(model, args, kwargs, is_neuron, names)
-            outputs = [t for t in tensors_in(seen.output) if t.is_floating_point()]
+            outputs = _outputs(seen, times)
             axes = read_output(seen, outputs[main], times)
         layouts = find_layouts(seen, axes, times, wanted)
         return _summary(seen, outputs, main, axes, layouts, times)
+
+
+def _copy_of_lazy(model: nn.Module) -> nn.Module:
+    """A copy of a model with lazy layers, whose buffers without a size PyTorch cannot copy."""
+    empty = [b for b in model.buffers() if isinstance(b, UninitializedBuffer)]
+    fresh = {id(b): UninitializedBuffer() for b in empty}
+    return copy.deepcopy(model, dict(fresh))
 
 
 def steps_in_one_call(model: nn.Module, x: Any, neuron_types: tuple[type, ...] = ()) -> bool | None:
@@ -129,6 +136,16 @@ def steps_in_one_call(model: nn.Module, x: Any, neuron_types: tuple[type, ...] =
         return any(t.axis is not None or seen.sights[n].calls > 1 for n, t in times.items())
 
 
+def _outputs(seen: Pass, times: Mapping[str, TimeAxis]) -> list[Tensor]:
+    """The tensors of the output; ``[N, K, T]``, where all layers have time last, as [N, T, K]."""
+    outputs = [t for t in tensors_in(seen.output) if t.is_floating_point()]
+    timed = [(t, len(seen.sights[n].shape or ())) for n, t in times.items() if t.axis is not None]
+    steps = {t.steps for t, ndim in timed}
+    if not timed or any(t.folded or t.axis < max(2, ndim - 1) for t, ndim in timed):  # type: ignore[operator]
+        return outputs
+    return [t.movedim(-1, 1) if t.ndim > 2 and t.shape[-1] in steps else t for t in outputs]
+
+
 def _summary(
     seen: Pass,
     outputs: Sequence[Tensor],
@@ -154,12 +171,16 @@ def _summary(
         reach=reach,
         main=main,
         num_classes=without_ones(shape)[-1] if shape else None,
-        refusal="" if shape is None else why_no_classes(shape, axes.positions),
+        refusal="" if shape is None else _refusal(shape, axes),
         repeated=_repeated(seen, layouts, times),
         unbatched=any(_is_unbatched(s.module, s.shape) for s in seen.sights.values()),
         calls={name: sight.calls for name, sight in seen.sights.items()},
         kinds={name: sight.kind for name, sight in seen.sights.items()},
     )
+
+
+def _refusal(shape: tuple[int, ...], axes: OutputAxes) -> str:
+    return why_no_classes(shape, positions=axes.positions, scalars=axes.scalars)
 
 
 def _repeated(

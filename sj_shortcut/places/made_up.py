@@ -17,6 +17,11 @@ __all__ = ["made_up_inputs"]
 # Sizes unlike each other, and unlike the channels of images and events.
 _STEPS, _SAMPLES, _TOKENS = 4, 5, 7
 _SIDES = (32, 28, 34, 48, 64, 16, 128, 224, 8)
+_SIDES_3D = (16, 8, 32)
+# Where a model takes as many time steps as it was made for only, and does not say how many.
+_OTHER_STEPS = (2, 3, 5, 6, 8, 10, 16, 20)
+# What models call their number of time steps.
+_NAMES_OF_STEPS = ("T", "t", "time_steps", "timesteps", "time_step", "num_steps", "steps")
 # Rows that hold whole time steps where a model folds time into the batch.
 _ROWS = (24, 40)
 
@@ -39,18 +44,39 @@ def made_up_inputs(model: nn.Module) -> Iterator[Tensor]:
     if first is None or is_lazy(first.weight):
         return
     timed = any(known_step_mode(m) == "m" for m in model.modules() if hasattr(m, "step_mode"))
-    leads = [(_STEPS, _SAMPLES), (_SAMPLES,), (_SAMPLES, _STEPS)]
-    if not timed:
-        leads = [leads[1], leads[2], leads[0]]
+    told, n = _told_steps(model), _samples(model)
+    leads = [lead for steps in told or [_STEPS] for lead in _leads(steps, n, timed)]
+    rows = [(steps * n,) for steps in told] + [(rows,) for rows in _ROWS]
+    others = [lead for steps in _OTHER_STEPS for lead in _leads(steps, n, timed) if len(lead) > 1]
     if isinstance(first, nn.Linear):
-        leads += [(_SAMPLES, _TOKENS)]
-        shapes = [(*lead, first.in_features) for lead in leads]
-        shapes += [(rows, first.in_features) for rows in _ROWS]
+        tails: list[tuple[int, ...]] = [(first.in_features,)]
+        leads += [(n, _TOKENS)]
     else:
-        width, space = first.in_channels, len(first.kernel_size)
-        shapes = [(*lead, width, *[side] * space) for side in _SIDES for lead in leads]
-        shapes += [(rows, width, *[side] * space) for rows in _ROWS for side in _SIDES[:2]]
-    for shape in shapes:
+        space = len(first.kernel_size)
+        sides = _SIDES if space < 3 else _SIDES_3D
+        tails = [(first.in_channels, *[side] * space) for side in sides]
+    shapes = [(*lead, *tail) for tail in tails for lead in leads]
+    shapes += [(*lead, *tail) for lead in rows + others for tail in tails[:2]]
+    for shape in dict.fromkeys(shapes):
         with untouched_rng():
             x = torch.rand(shape, device=first.weight.device, dtype=torch.float32)
         yield 2 * x.to(first.weight.dtype)
+
+
+def _leads(steps: int, samples: int, timed: bool) -> list[tuple[int, ...]]:
+    """What may come before channels, or features, the likeliest first."""
+    time_first, batch_first = (steps, samples), (samples, steps)
+    return [time_first, (samples,), batch_first] if timed else [(samples,), batch_first, time_first]
+
+
+def _samples(model: nn.Module) -> int:
+    """A batch size that fits what neurons of the user's remember, if only their user resets it."""
+    kept = [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor)]
+    sizes = {len(value) for value in kept if value.ndim > 1}
+    return sizes.pop() if len(sizes) == 1 and 1 < min(sizes) < 64 else _SAMPLES
+
+
+def _told_steps(model: nn.Module) -> list[int]:
+    """Numbers of time steps that a model or its parts have as an attribute."""
+    found = [vars(m).get(name) for m in model.modules() for name in _NAMES_OF_STEPS]
+    return list(dict.fromkeys(n for n in found if type(n) is int and 1 < n <= 64))[:2]

@@ -101,6 +101,7 @@ class _Draft:
         place: The place it describes.
         weights_before: Layers with weights that run before it starts.
         resolution: Anything that changes when the resolution of its output does.
+        weights_after: Layers with weights that run after it ended, where that was seen.
         absent: Whether its parts stand for it: it was not called, or gave no tensor.
         aside: Whether the output does not depend on it.
     """
@@ -109,6 +110,7 @@ class _Draft:
     place: Place
     weights_before: int
     resolution: Any
+    weights_after: int = 0
     absent: bool = False
     aside: bool = False
 
@@ -132,8 +134,13 @@ def _first_look(
                 f"{type(error).__name__}: {error}. Pass what the model's forward takes, "
                 "[T, N, ...] in step mode 'm', [N, ...] in step mode 's'."
             ) from error
-    refused = None
+    refused = unclear = None
+    side = largest = 0
     for x in made_up_inputs(model):
+        if refused is not None and x.numel() > largest:
+            continue  # where this gave a map of classes, a smaller one may give one value a class
+        if unclear is not None and x.shape[-1] != side:
+            break
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of an input that is not the user's
@@ -142,10 +149,14 @@ def _first_look(
             continue
         if look.unbatched or look.main is None:
             continue
-        if not look.refusal:
-            return look
-        refused = refused or look
-    return refused
+        if look.refusal and refused is None:
+            refused, largest = look, x.numel()
+        elif not look.refusal:
+            if all(look.layouts.values()):
+                return look
+            # Time and batch may be the other way round; an input of another kind would tell.
+            unclear, side = unclear or look, x.shape[-1]
+    return unclear or refused
 
 
 def _in_order(names: Sequence[str], look: Look) -> list[str]:
@@ -173,15 +184,18 @@ def _draft(place: Place, look: Look | None, layout: LayoutArgument) -> _Draft:
         _refuse(draft, reason)
         return draft
     shape = look.shapes.get(place.name)
-    if shape is None:
+    if shape is None or len(shape) < 2:
         draft.absent = True
         ran = look.calls.get(place.name, 0)
+        what = "tensor" if shape is None else f"feature first, but a tensor {list(shape)}"
         kind = look.kinds.get(place.name, "")
         _refuse(
-            draft, f"its output is a {kind} without a tensor" if ran else "not called in forward"
+            draft, f"its output is a {kind} without a {what}" if ran else "not called in forward"
         )
         return draft
     draft.weights_before = look.weights_before[place.name]
+    after = set(look.order[look.order.index(place.name) :])
+    draft.weights_after = sum(name in after for name in look.weights)
     draft.aside = not look.leads_to_output(place.name)
     _take_layout(draft, shape, _known_layout(place.name, shape, look, layout))
     if place.name in look.repeated:
@@ -232,6 +246,8 @@ def _settle_path(
         if draft not in feeding:
             _refuse(draft, "the model's output itself")
     last = feeding[-1] if feeding else None
+    if len(feeding) == 1 and feeding[0].weights_after > 1:
+        last = None  # what comes between it and the classifier has no spiking layers known to us
     current = 1
     for name in order:
         draft = drafts[name]

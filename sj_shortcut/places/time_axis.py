@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sj_shortcut.neurons import step_mode_of
 from sj_shortcut.neurons.calls import known_step_mode
-from sj_shortcut.torch_model import first_tensor
+from sj_shortcut.torch_model import first_tensor, preserved
 
 __all__ = ["TimeAxis", "indices", "time_axis"]
 
@@ -107,10 +107,12 @@ class _Alone:
         return (x, 1e-3 * noise, 0.2 * noise, noise, 2 * torch.randn_like(x))
 
     def _run(self, x: Tensor) -> Tensor:
-        reset = getattr(self.neuron, "reset", None)
-        if callable(reset):
-            reset()
-        y = first_tensor(self.neuron(x, *self.rest, **self.kwargs))
+        """From the same state each time, whatever the layer calls it and however it is reset."""
+        with preserved(self.neuron):
+            reset = getattr(self.neuron, "reset", None)
+            if callable(reset):
+                reset()
+            y = first_tensor(self.neuron(x, *self.rest, **self.kwargs))
         if y is None or y.ndim != x.ndim:
             raise ValueError("the output is no tensor of as many axes as the input")
         return y

@@ -88,7 +88,7 @@ def settle(look: Look, forwards: Forwards) -> None:
     if expected is not None and look.num_classes not in (None, expected):
         raise ValueError(
             f"the model gave {look.num_classes} classes but its last layers looked like {expected} "
-            "classes: pass num_classes= to wrap_with_shortcuts."
+            "classes: pass num_classes= or example_input= to wrap_with_shortcuts."
         )
     layouts = {name: _layout(name, look, forwards) for name in forwards.names}
     forwards.layouts.update({name: layout for name, layout in layouts.items() if layout})

@@ -12,6 +12,10 @@ from sj_shortcut.places.example_pass import WEIGHT_LAYERS
 __all__ = ["main_output", "read_num_classes", "without_ones", "why_no_classes"]
 
 _NEED = "Shortcut heads need class logits [N, K], one row a sample: this output has none"
+_STEP_MODE = (
+    " If its first axis is time, no spiking layer ran it as such: functional.set_step_mode(model, "
+    "'m')."
+)
 
 
 def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -32,12 +36,13 @@ def main_output(shapes: Sequence[tuple[int, ...]], num_classes: int | None) -> i
     return next(iter(exact or fits), 0 if shapes else None)
 
 
-def why_no_classes(shape: tuple[int, ...], positions: bool) -> str:
+def why_no_classes(shape: tuple[int, ...], positions: bool, steps: bool = True) -> str:
     """Why an output of this shape has no class logits; empty if it may have.
 
     Args:
         shape: Of the output.
         positions: Whether one of its axes runs over positions, neither batch nor time.
+        steps: Whether any spiking layer ran several time steps.
     """
     bare = without_ones(shape)
     if not bare:
@@ -58,7 +63,7 @@ def why_no_classes(shape: tuple[int, ...], positions: bool) -> str:
     if positions:
         return (
             f"the model's output {list(shape)} has one row a position or token, a per-position "
-            f"(dense) prediction, not one a sample. {_NEED}."
+            f"(dense) prediction, not one a sample. {_NEED}." + ("" if steps else _STEP_MODE)
         )
     return ""
 

@@ -177,9 +177,9 @@ def _draft(place: Place, look: Look | None, layout: LayoutArgument) -> _Draft:
         draft.absent = True
         ran = look.calls.get(place.name, 0)
         kind = look.kinds.get(place.name, "")
-        _refuse(
-            draft, f"its output is a {kind} without a tensor" if ran else "not called in forward"
-        )
+        shared = f"one module shared by {' and '.join(place.aliases)}" if place.aliases else ""
+        missing = shared or "not called in forward"
+        _refuse(draft, f"its output is a {kind} without a tensor" if ran else missing)
         return draft
     draft.weights_before = look.weights_before[place.name]
     draft.aside = not look.leads_to_output(place.name)

@@ -54,8 +54,10 @@ def look_if_needed(
             neuron_types=forwards.neuron_types,
             num_classes=forwards.num_classes,
         )
-    except Exception:  # the forward to come will say what is wrong with this input
-        forwards.unclear.append(sizes)
+    except Exception as error:  # the forward to come will say what is wrong with this input
+        forwards.failed_look = f"{type(error).__name__}: {error}"
+        if all(forwards.layouts.get(name) is not None for name in forwards.names):
+            forwards.unclear.append(sizes)
         return
     finally:
         forwards.asleep = False

@@ -61,6 +61,7 @@ def look_if_needed(
         return
     finally:
         forwards.asleep = False
+    forwards.failed_look = ""
     settle(look, forwards)
     layouts = [forwards.layouts.get(name) for name in forwards.names]
     if all(layout is not None and layout.sure for layout in layouts):

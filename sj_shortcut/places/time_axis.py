@@ -57,12 +57,9 @@ def time_axis(
         return TimeAxis(0, shape[0]) if mode == "m" else TimeAxis()
     try:
         seen = _Alone(neuron, args, kwargs)
-        found = _conclude(seen, shape)
+        return _conclude(seen, shape)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
         return TimeAxis(known=False)
-    if found == TimeAxis() and len(shape) > 2 and getattr(neuron, "step_mode", None) == "m":
-        return TimeAxis(0, shape[0])  # it remembers nothing that could be seen, but says so
-    return found
 
 
 def indices(marked: Tensor) -> list[set[int]]:

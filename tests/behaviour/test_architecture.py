@@ -223,7 +223,7 @@ def test_the_table_has_a_row_for_each_room_above_another() -> None:
     lines = table_of_imports().splitlines()
     assert len(lines) == 2 + len(ROOMS) - 1
     assert all(line.count("|") == len(ROOMS) + 1 for line in lines)
-    assert "families" in imports_between_rooms()["places", "neurons"]
+    assert "memory" in imports_between_rooms()["places", "neurons"]
 
 
 if __name__ == "__main__":

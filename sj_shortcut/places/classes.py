@@ -13,6 +13,10 @@ from sj_shortcut.places.example_pass import WEIGHT_LAYERS
 __all__ = ["main_output", "read_num_classes", "without_ones", "why_no_classes"]
 
 _NEED = "Shortcut heads need class logits [N, K], one row a sample: this output has none"
+_STEP_MODE = (
+    " If its first axis is time, no spiking layer ran it as such: functional.set_step_mode(model, "
+    "'m')."
+)
 
 
 def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -49,13 +53,16 @@ def _feeds(one: Tensor, other: Tensor) -> bool:
     return found[0] is not None
 
 
-def why_no_classes(shape: tuple[int, ...], *, positions: bool, scalars: bool) -> str:
+def why_no_classes(
+    shape: tuple[int, ...], *, positions: bool, scalars: bool = False, steps: bool = True
+) -> str:
     """Why an output of this shape has no class logits; empty if it may have.
 
     Args:
         shape: Of the output.
         positions: Whether one of its axes runs over positions, neither batch nor time.
         scalars: Whether it holds one number a sample and time step.
+        steps: Whether any spiking layer ran several time steps.
     """
     bare = without_ones(shape)
     if not bare:
@@ -76,7 +83,7 @@ def why_no_classes(shape: tuple[int, ...], *, positions: bool, scalars: bool) ->
     if positions:
         return (
             f"the model's output {list(shape)} has one row a position or token, a per-position "
-            f"(dense) prediction, not one a sample. {_NEED}."
+            f"(dense) prediction, not one a sample. {_NEED}." + ("" if steps else _STEP_MODE)
         )
     return ""
 

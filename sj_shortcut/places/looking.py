@@ -133,7 +133,7 @@ def steps_in_one_call(model: nn.Module, x: Any, neuron_types: tuple[type, ...] =
         if any(_is_unbatched(s.module, s.shape) for s in seen.sights.values()):
             return None
         times = read_times(seen, is_neuron)
-        return any(t.axis is not None or seen.sights[n].calls > 1 for n, t in times.items())
+        return _has_steps(seen, times)
 
 
 def _outputs(seen: Pass, times: Mapping[str, TimeAxis]) -> list[Tensor]:
@@ -171,7 +171,7 @@ def _summary(
         reach=reach,
         main=main,
         num_classes=without_ones(shape)[-1] if shape else None,
-        refusal="" if shape is None else _refusal(shape, axes),
+        refusal="" if shape is None else _refusal(shape, axes, _has_steps(seen, times)),
         repeated=_repeated(seen, layouts, times),
         unbatched=any(_is_unbatched(s.module, s.shape) for s in seen.sights.values()),
         calls={name: sight.calls for name, sight in seen.sights.items()},
@@ -179,8 +179,8 @@ def _summary(
     )
 
 
-def _refusal(shape: tuple[int, ...], axes: OutputAxes) -> str:
-    return why_no_classes(shape, positions=axes.positions, scalars=axes.scalars)
+def _refusal(shape: tuple[int, ...], axes: OutputAxes, steps: bool) -> str:
+    return why_no_classes(shape, positions=axes.positions, scalars=axes.scalars, steps=steps)
 
 
 def _repeated(
@@ -218,6 +218,11 @@ def _before(seen: Pass, name: str) -> list[str]:
     order = list(seen.sights)
     inside = f"{name}."
     return [other for other in order[: order.index(name)] if not other.startswith(inside)]
+
+
+def _has_steps(seen: Pass, times: Mapping[str, TimeAxis]) -> bool:
+    """Whether a spiking layer has time of its own, or is called again."""
+    return any(t.axis is not None or seen.sights[n].calls > 1 for n, t in times.items())
 
 
 def _is_unbatched(module: nn.Module, shape: tuple[int, ...] | None) -> bool:

@@ -189,9 +189,9 @@ def _draft(place: Place, look: Look | None, layout: LayoutArgument) -> _Draft:
         ran = look.calls.get(place.name, 0)
         what = "tensor" if shape is None else f"feature first, but a tensor {list(shape)}"
         kind = look.kinds.get(place.name, "")
-        _refuse(
-            draft, f"its output is a {kind} without a {what}" if ran else "not called in forward"
-        )
+        shared = f"one module shared by {' and '.join(place.aliases)}" if place.aliases else ""
+        missing = shared or "not called in forward"
+        _refuse(draft, f"its output is a {kind} without a {what}" if ran else missing)
         return draft
     draft.weights_before = look.weights_before[place.name]
     after = set(look.order[look.order.index(place.name) :])

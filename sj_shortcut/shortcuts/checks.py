@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any
 
@@ -14,7 +14,13 @@ from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.hooks import has_shortcuts
 from sj_shortcut.torch_model import NO_DATA_PARALLEL, is_compiled, is_sharded, require_module
 
-__all__ = ["check_apart", "check_factory", "check_wrappable", "settle_num_classes"]
+__all__ = [
+    "check_apart",
+    "check_factory",
+    "check_outputs_differ",
+    "check_wrappable",
+    "settle_num_classes",
+]
 
 
 def check_wrappable(model: nn.Module) -> None:
@@ -111,6 +117,28 @@ def check_apart(model: nn.Module, heads: Mapping[str, nn.Module]) -> None:
                     f"{type(module).__name__} that belongs to {owner} already: make a new one at "
                     "each call."
                 )
+
+
+def check_outputs_differ(model: nn.Module, names: Iterable[str]) -> None:
+    """Each head needs an output of its own; that of a chain is that of its last child.
+
+    Raises:
+        ValueError: If two points are the same output.
+    """
+    known: dict[nn.Module, str] = {}
+    for name in names:
+        module = model.get_submodule(name)
+        while len(children := list(module.children())) and _is_chain(module):
+            module = children[-1]
+        other = known.setdefault(module, name)
+        if other != name:
+            raise ValueError(
+                f"'{other}' and '{name}' are the same output: name only one of them in at=."
+            )
+
+
+def _is_chain(module: nn.Module) -> bool:
+    return getattr(module.forward, "__func__", None) is nn.Sequential.forward
 
 
 def _has_state(module: nn.Module) -> bool:

@@ -55,9 +55,12 @@ def look_if_needed(
                 neuron_types=forwards.neuron_types,
                 num_classes=forwards.num_classes,
             )
-    except Exception:  # the forward to come will say what is wrong with this input
-        forwards.unclear.append(sizes)
+    except Exception as error:  # the forward to come will say what is wrong with this input
+        forwards.failed_look = f"{type(error).__name__}: {error}"
+        if all(forwards.layouts.get(name) is not None for name in forwards.names):
+            forwards.unclear.append(sizes)
         return
+    forwards.failed_look = ""
     settle(look, forwards)
     layouts = [forwards.layouts.get(name) for name in forwards.names]
     if all(layout is not None and layout.sure for layout in layouts):

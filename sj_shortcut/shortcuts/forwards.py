@@ -32,6 +32,7 @@ class Record:
         tapped: The features and their versions, until the forward ends.
         blocked: Points reached without gradients while the model had them.
         asleep: Points in eval mode while the model trained.
+        unseen: Points whose axes are not known, with the shapes of their outputs.
         used: Whether a loss has used the logits.
         spent: Whether a backward pass has gone through the output.
         single: Whether every head ran for one time step.
@@ -49,6 +50,7 @@ class Record:
         self.tapped: list[tuple[str, Tensor, int]] = []
         self.blocked: list[str] = []
         self.asleep: list[str] = []
+        self.unseen: list[tuple[str, tuple[int, ...]]] = []
         self.used = self.spent = self.read = False
         self.single = True
         self.number = 0
@@ -88,6 +90,7 @@ class Forwards:
         step_mode: Step mode of the branches, which ``set_step_mode`` sets with all others.
         looked_at: The kind of input that the layouts hold for; ``None`` before the first look.
         unclear: Sizes of inputs that did not tell all axes.
+        failed_look: What the last look ended in, if it failed.
         reach: For each tensor of the output, the points that it depends on; empty if not known.
         per_step: Whether to keep logits of every time step apart.
         always_on: Whether heads run in eval mode and without gradients too.
@@ -118,6 +121,7 @@ class Forwards:
     step_mode: str = "s"
     looked_at: Any = None
     unclear: list[Any] = field(default_factory=list)
+    failed_look: str = ""
     reach: list[frozenset[str]] = field(default_factory=list)
     per_step: bool = False
     always_on: bool = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any, NoReturn, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -77,12 +77,12 @@ def after_point(
     """After a tapped module ran: give its output to the head."""
     if isinstance(output, torch.fx.Proxy):
         return
+    if getattr(module, "_is_replica", False):
+        raise RuntimeError(NO_DATA_PARALLEL)
     again = in_backward()
     record = forwards.current
     if record is None and not again:
         return  # the module was called by itself, not by the model
-    if getattr(module, "_is_replica", False):
-        raise RuntimeError(NO_DATA_PARALLEL)
     graded = torch.is_grad_enabled()
     trained = forwards.trained
     if not (forwards.always_on or (trained and module.training and graded)):
@@ -99,12 +99,11 @@ def after_point(
     if branch.training != module.training:  # it may live in a part that was put in eval mode
         run.train(module.training)
     layout = forwards.layouts.get(name)
+    if layout is None and forwards.failed_look and record is not None:
+        record.unseen.append((name, tuple(feature.shape)))  # the model may say what is wrong
+        return
     if layout is None or layout.ndim != feature.ndim:
-        raise ValueError(
-            f"the axes of the output of '{name}' {tuple(feature.shape)} are not known"
-            + ("" if layout is None else f" (they were seen as {layout})")
-            + ': say which is which with layout=, such as layout="TNC...", in wrap_with_shortcuts.'
-        )
+        _unknown_axes(name, tuple(feature.shape), "" if layout is None else f"seen as {layout}")
     x = layout.arrange(feature)
     logits = run(x, with_time=layout.has_time, per_step=forwards.per_step)
     if again or record is None:
@@ -122,6 +121,8 @@ def after_model(model: nn.Module, args: Any, output: Any, *, forwards: Forwards)
     if record is None or in_backward():
         return None
     forwards.current = None
+    for name, shape in record.unseen[:1]:
+        _unknown_axes(name, shape, f"a look at this batch ended in {forwards.failed_look}")
     _check_not_overwritten(record)
     if torch.compiler.is_compiling():
         forwards.keep_compiled(record)
@@ -176,6 +177,13 @@ def forwards_of(root: nn.Module) -> Forwards:
     hook = next(hook for hook in root._forward_hooks.values() if is_ours(hook, after_model))
     forwards: Forwards = hook.keywords["forwards"]
     return forwards
+
+
+def _unknown_axes(name: str, shape: tuple[int, ...], seen: str) -> NoReturn:
+    raise ValueError(
+        f"the axes of the output of '{name}' {shape} are not known{seen and f' ({seen})'}: say "
+        'which is which with layout=, such as layout="TNC...", in wrap_with_shortcuts.'
+    )
 
 
 def _hang_on(output: Any, record: Record) -> Any:

@@ -20,6 +20,7 @@ from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.checks import (
     check_apart,
     check_factory,
+    check_outputs_differ,
     check_wrappable,
     settle_num_classes,
 )
@@ -113,6 +114,7 @@ def wrap_with_shortcuts(
     if points.refusal:
         raise ValueError(points.refusal)
     chosen = choose_points(points, model, at)
+    check_outputs_differ(model, (point.name for point in chosen))
     classes = settle_num_classes(num_classes, points.num_classes)
     forwards = Forwards(
         layout=layout,

@@ -6,6 +6,7 @@ import math
 import pickle
 import warnings
 import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from sj_shortcut import (
     ConstantSchedule,
     ShortcutHead,
     ShortcutLoss,
+    ShortcutWarning,
     has_shortcuts,
     remove_shortcuts,
     shortcut_branches,
@@ -24,14 +26,10 @@ from sj_shortcut import (
     shortcut_parameters,
     wrap_with_shortcuts,
 )
+from sj_shortcut.shortcuts.hooks import forwards_of
 from tests.nets.small import CLASSES, Fire, N, Net, StatelessNet, T, gradients, images, labels, same
 
 HEADS = ["layer1.1", "layer2.1"]
-REPLACED = (
-    "a second training forward ran before a ShortcutLoss used the logits of the first: those of "
-    "'layer1.1' and the other shortcut heads are replaced. Take the loss after each forward, or "
-    "call functional.reset_net(model) to say that the first is not needed."
-)
 
 
 @pytest.fixture(autouse=True)
@@ -61,8 +59,13 @@ def twins(kind: type[nn.Module] = Net) -> tuple[nn.Module, nn.Module]:
     return model, copy.deepcopy(model)
 
 
-def has_logits(model: nn.Module) -> list[bool]:
-    return [branch.logits is not None for branch in shortcut_branches(model).values()]
+def with_logits(model: nn.Module) -> list[str]:
+    """The heads that have given logits since the last reset."""
+    try:
+        return list(shortcut_logits(model))
+    except RuntimeError as error:
+        assert "have no logits" in str(error)
+        return []
 
 
 # reset_net
@@ -76,22 +79,24 @@ def test_a_reset_before_wrapping_does_not_hide_the_heads(reset_root):
 
     wrap_with_shortcuts(model)
     model(images())
-    assert has_logits(model) == [True, True]
+    assert with_logits(model) == HEADS
     functional.reset_net(roots[reset_root])
 
-    assert has_logits(model) == [False, reset_root == "child"]
+    assert with_logits(model) == []
 
 
 def test_a_reset_after_removal_leaves_the_heads_alone():
-    model = wrap_with_shortcuts(Net())
-    branches = shortcut_branches(model).values()
+    model = wrap_with_shortcuts(Net(), head=SpikingHead)
+    branches = list(shortcut_branches(model).values())
     functional.reset_net(model)
     model(images())
+    memories = [branch.head[1].v for branch in branches]
 
     remove_shortcuts(model)
     functional.reset_net(model)
 
-    assert all(branch.logits is not None for branch in branches)
+    assert all(memory.shape == (N, CLASSES) for memory in memories)
+    assert all(b.head[1].v is memory for b, memory in zip(branches, memories, strict=True))
 
 
 def test_forgetting_reset_net_in_a_stateless_net():
@@ -121,17 +126,16 @@ def test_forgetting_reset_net_in_a_net_with_memory_gives_its_own_error():
 # More than one forward, or fewer
 
 
-def test_a_second_forward_replaces_the_first_and_warns_once():
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_forwards_before_their_losses_each_have_their_own_logits(order):
     model, other = twins(StatelessNet)
-    first, second = images(), images()
-    with pytest.warns(UserWarning) as caught:
-        model(first)
-        output = model(second)
-    loss_of(model)(output.mean(0), labels()).backward()
-    train_step(other, loss_of(other), second)
-
-    assert [str(warning.message) for warning in caught] == [REPLACED]
-    assert same(gradients(model), gradients(other))
+    batches = images(), images(5)
+    outputs = [model(x).mean(0) for x in batches]
+    for i in order:
+        model.zero_grad()
+        loss_of(model)(outputs[i], labels(len(outputs[i]))).backward()
+        train_step(other, loss_of(other), batches[i])
+        assert same(gradients(model), gradients(other))
 
 
 def test_a_second_forward_after_a_reset_is_meant():
@@ -307,7 +311,8 @@ def test_checkpointed_blocks_train_as_others_do(early_stop, per_step):
             criterion(output, labels()).backward()
         assert same(gradients(model), gradients(plain))
         assert same(shortcut_logits(model), shortcut_logits(plain))
-        steps = [branch.total.shape for branch in shortcut_branches(model).values()]
+        kept = forwards_of(model).last.logits.values()
+        steps = [logits.shape for (logits,) in kept]  # once each, though run twice
         assert steps == [(T, N, CLASSES) if per_step else (N, CLASSES)] * 2
 
 
@@ -319,8 +324,8 @@ def test_a_checkpoint_that_cuts_the_head_off_is_an_error():
         loss_of(model)(output, labels())
     assert str(error.value) == (
         "the shortcut head at 'layer1.1' ran without gradients inside a model that has them, as "
-        "under torch.utils.checkpoint with use_reentrant=True, and would train nothing below it: "
-        "pass use_reentrant=False, or tap outside the checkpoint."
+        "under torch.utils.checkpoint with use_reentrant=True or torch.no_grad, and would train "
+        "nothing below it: pass use_reentrant=False, or tap outside of it."
     )
 
 
@@ -352,9 +357,6 @@ def test_an_output_changed_in_place_by_the_user_is_none():
         torch.testing.assert_close(a.grad, b.grad)
 
 
-NOT_REACHED = "head at '(layer1.)?1' has no logits: its point was not reached by a forward pass"
-
-
 @pytest.mark.skipif(
     not hasattr(base, "to_functional_forward"), reason="0.0.0.0.14 has no explicit states"
 )
@@ -366,8 +368,14 @@ def test_a_forward_with_explicit_states_says_that_it_skips_the_heads(flat):
     wrap_with_shortcuts(model)
     run = base.to_functional_forward(model)
     (output,), _ = run((images(),), tuple(base.extract_memories(model)))
-    with pytest.raises(RuntimeError, match=NOT_REACHED):
+    with pytest.raises(RuntimeError) as error:
         loss_of(model)(output.mean(0), labels())
+    assert str(error.value) == (
+        f"this output does not come from a forward pass of the wrapped {type(model).__name__}: it "
+        "is another model's, it was detached and computed with again, or the model was called "
+        "around its hooks (model.forward(x) instead of model(x), SpikingJelly's "
+        "to_functional_forward). Give the loss the output of model(x)."
+    )
 
 
 def memopt():
@@ -395,8 +403,6 @@ def test_memory_optimization_around_a_head_keeps_its_gradients(order):
         train_step(plain, loss_of(plain), x)
         own = {name.replace("_checkpoint_wrapped_module.", ""): p for name, p in named(model)}
         for name, parameter in named(plain):
-            if order == "memopt first":
-                name = name.replace("layer1.1.shortcut", "layer1.shortcut")
             torch.testing.assert_close(own[name].grad, parameter.grad, msg=name)
 
 
@@ -404,13 +410,24 @@ def named(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return list(model.named_parameters())
 
 
-def test_memory_optimization_of_the_point_itself_is_an_error():
+def test_memory_optimization_of_the_point_itself_is_told():
     checkpoint_module = memopt().checkpoint_module
     model = wrap_with_shortcuts(Net())
     model.layer1[1] = checkpoint_module(model.layer1[1])
-    output = model(images()).mean(0)
-    with pytest.raises(RuntimeError, match=NOT_REACHED):
-        loss_of(model)(output, labels())
+    criterion = loss_of(model)
+    for _ in range(9):
+        train_step(model, criterion, images())
+        assert list(criterion.parts) == ["total", "main", "layer2.1"]
+    with pytest.warns(ShortcutWarning) as caught:
+        train_step(model, criterion, images())
+    assert [str(warning.message) for warning in caught] == [NEVER_RAN]
+    train_step(model, criterion, images())
+
+
+NEVER_RAN = (
+    "the shortcut head at 'layer1.1' has not run in 10 training steps: its module is never called "
+    "in training, or around its hooks. Choose another point."
+)
 
 
 def test_a_replica_of_data_parallel_is_an_error():
@@ -480,10 +497,11 @@ def test_frozen_layers(frozen):
     heads = list(shortcut_parameters(model))
     body = [p for p in model.parameters() if all(p is not head for head in heads)]
     chosen = {"layer1": model.layer1[0].parameters(), "the heads": heads}.get(frozen, body)
-    chosen = list(chosen)
+    chosen, told = list(chosen), frozen == "the heads"
     for parameter in chosen:
         parameter.requires_grad_(False)
-    train_step(model, loss_of(model), images())
+    with pytest.warns(ShortcutWarning, match="is frozen") if told else nullcontext():
+        train_step(model, loss_of(model), images())
     for parameter in model.parameters():
         if any(parameter is p for p in chosen):
             assert parameter.grad is None
@@ -519,8 +537,8 @@ def test_a_stateless_net_is_copied_between_forward_and_reset():
     model = wrap_with_shortcuts(StatelessNet())
     model(images())
     twin = copy.deepcopy(model)
-    assert has_logits(model) == [True, True]
-    assert has_logits(twin) == [False, False]
+    assert with_logits(model) == HEADS
+    assert with_logits(twin) == []
     x = images()
     functional.reset_net(model)
     train_step(twin, loss_of(twin), x)

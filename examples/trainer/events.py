@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from spikingjelly.datasets.cifar10_dvs import CIFAR10DVS
 from spikingjelly.datasets.dvs128_gesture import DVS128Gesture
 from spikingjelly.datasets.n_caltech101 import NCaltech101
@@ -42,7 +43,11 @@ TRAINING_SHARE = 0.9
 
 def load(args: argparse.Namespace) -> Data:
     """The data set that the flags ask for."""
-    root = Path(args.data_dir)
+    with in_one_process(Path(args.data_dir), args):
+        return read(Path(args.data_dir), args)
+
+
+def read(root: Path, args: argparse.Namespace) -> Data:
     kind = DATASETS[args.dataset]
     prepare_arrays(kind, root)
     if args.dataset in WITHOUT_SPLIT:
@@ -74,6 +79,30 @@ def load(args: argparse.Namespace) -> Data:
         f"in {args.T} frames of equal {'duration' if args.split_by == 'time' else 'event number'}",
         split_files,
     )
+
+
+@contextlib.contextmanager
+def in_one_process(root: Path, args: argparse.Namespace) -> Iterator[None]:
+    """Where arrays or frames are to be made, let one process at a time do it, on any host."""
+    if converted(root) and covers(frames_folder(root, args), root / "events_np"):
+        yield
+        return
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root.with_name(f".{root.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"waiting for another process, which prepares {root}", flush=True)
+            lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"cannot prepare {root} ({one_line(error)}): the folder it lies in must be writable"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def subset(dataset: Any, indices: list[int], per_class: int | None) -> list[int]:
@@ -129,9 +158,7 @@ class RandomRoll:
 
 def prepare_arrays(kind: Any, root: Path) -> None:
     """Let SpikingJelly make root/events_np out of the downloaded archives, all of it or none."""
-    arrays = root / "events_np"
-    marker = root / "events_np.building"  # 2.0.0 leaves it behind when it is interrupted
-    unfinished = root / ".events_np.unfinished"  # 0.0.0.0.14 leaves nothing: so this is ours
+    arrays, marker, unfinished = root / "events_np", *markers(root)
     try:
         if marker.exists() or unfinished.exists():
             shutil.rmtree(arrays, ignore_errors=True)
@@ -174,6 +201,15 @@ def prepare_arrays(kind: Any, root: Path) -> None:
         f"{kind.__name__} is not in {root} and cannot be made ({one_line(problem)}): put "
         f"{archives(kind)} into {root / 'download'}"
     ) from problem
+
+
+def markers(root: Path) -> tuple[Path, Path]:
+    """Of a conversion under way: 2.0.0 leaves one behind, 0.0.0.0.14 none, so the other is ours."""
+    return root / "events_np.building", root / ".events_np.unfinished"
+
+
+def converted(root: Path) -> bool:
+    return (root / "events_np").is_dir() and not any(path.exists() for path in markers(root))
 
 
 def check_archives(kind: Any, root: Path) -> None:
@@ -232,7 +268,7 @@ def target_of(kind: Any, recording: Path) -> Path:
 
 def frames(kind: Any, root: Path, args: argparse.Namespace, **part: bool) -> Any:
     """The data set in frames, which SpikingJelly makes once and keeps; complete, or an error."""
-    folder = root / f"frames_number_{args.T}_split_by_{args.split_by}"
+    folder = frames_folder(root, args)
     problem = None
     try:
         if not covers(folder, root / "events_np"):
@@ -259,6 +295,11 @@ def frames(kind: Any, root: Path, args: argparse.Namespace, **part: bool) -> Any
         raise UserError(f"cannot read {root} ({one_line(problem)}): is it writable?") from problem
     dataset.loader = NamedErrors(dataset.loader)
     return dataset
+
+
+def frames_folder(root: Path, args: argparse.Namespace) -> Path:
+    """Where SpikingJelly keeps frames."""
+    return root / f"frames_number_{args.T}_split_by_{args.split_by}"
 
 
 def covers(folder: Path, arrays: Path) -> bool:

@@ -18,7 +18,7 @@ from tests.examples.scripts import TINY, Script, assert_same_weights, run, succe
 
 # 3 epochs of 5 batches, and a checkpoint after every single batch.
 RUN = [*TINY, "--epochs", "3", "--checkpoint-every", "1", "--crop", "--cutout", "3"]
-TIMES = ["seconds", "images_per_second"]
+TIMES = ["seconds", "images_per_second", "waiting"]
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +141,12 @@ def test_no_checkpoint_other_script_other_settings_other_data(whole, tmp_path):
     assert "there is no checkpoint" in error
     error = run("train_dvs.py", "--resume", whole, log=log).error
     assert "was written by train_cifar.py" in error
+    error = run("train_cifar.py", "--resume", whole, "--seed", "5", log=log).error
+    assert "--seed 5 contradicts" in error and "started with 0" in error and "order" in error
     error = run("train_cifar.py", "--resume", whole, "--lr", "0.5", log=log).error
-    assert "--lr 0.5 contradicts" in error and "0.1" in error
+    assert "all of its 3 epochs" in error and "--epochs" in error
+    error = run("train_cifar.py", "--resume", whole, "--epochs", "2", log=log).error
+    assert "has 3 epochs already" in error
     error = run("train_cifar.py", "--resume", whole, "--out", tmp_path, log=log).error
     assert "--out contradicts --resume" in error
     error = run("train_cifar.py", *TINY, "--out", whole, log=log).error

@@ -79,7 +79,7 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """The flags that make this run what it is."""
-        transient = ("resume", "debug", "changed")
+        transient = ("resume", "debug", "load_only", "changed")
         return {name: value for name, value in vars(self.args).items() if name not in transient}
 
     @property

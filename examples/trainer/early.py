@@ -13,7 +13,7 @@ __all__ = ["end_in_one_line"]
 
 
 def end_in_one_line(number: int, frame: Any) -> None:
-    sys.stderr.write("stopped before the training began\n")
+    sys.stderr.write("stopped while nothing was trained\n")
     sys.stderr.flush()
     os._exit(128 + number)
 

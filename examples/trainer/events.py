@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from spikingjelly.datasets.cifar10_dvs import CIFAR10DVS
 from spikingjelly.datasets.dvs128_gesture import DVS128Gesture
 from spikingjelly.datasets.n_caltech101 import NCaltech101
@@ -27,6 +26,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from .errors import UserError, one_line
+from .folder import one_at_a_time
 from .loading import Data, Transformed, first_per_class
 
 __all__ = ["DATASETS", "load"]
@@ -43,8 +43,9 @@ TRAINING_SHARE = 0.9
 
 def load(args: argparse.Namespace) -> Data:
     """The data set that the flags ask for."""
-    with in_one_process(Path(args.data_dir), args):
-        return read(Path(args.data_dir), args)
+    root = Path(args.data_dir)
+    with one_at_a_time(root, lambda: converted(root) and framed(root, args)):
+        return read(root, args)
 
 
 def read(root: Path, args: argparse.Namespace) -> Data:
@@ -79,30 +80,6 @@ def read(root: Path, args: argparse.Namespace) -> Data:
         f"in {args.T} frames of equal {'duration' if args.split_by == 'time' else 'event number'}",
         split_files,
     )
-
-
-@contextlib.contextmanager
-def in_one_process(root: Path, args: argparse.Namespace) -> Iterator[None]:
-    """Where arrays or frames are to be made, let one process at a time do it, on any host."""
-    if converted(root) and covers(frames_folder(root, args), root / "events_np"):
-        yield
-        return
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root.with_name(f".{root.name}.lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"waiting for another process, which prepares {root}", flush=True)
-            lock.acquire()
-    except OSError as error:
-        raise UserError(
-            f"cannot prepare {root} ({one_line(error)}): the folder it lies in must be writable"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def subset(dataset: Any, indices: list[int], per_class: int | None) -> list[int]:
@@ -300,6 +277,10 @@ def frames(kind: Any, root: Path, args: argparse.Namespace, **part: bool) -> Any
 def frames_folder(root: Path, args: argparse.Namespace) -> Path:
     """Where SpikingJelly keeps frames."""
     return root / f"frames_number_{args.T}_split_by_{args.split_by}"
+
+
+def framed(root: Path, args: argparse.Namespace) -> bool:
+    return covers(frames_folder(root, args), root / "events_np")
 
 
 def covers(folder: Path, arrays: Path) -> bool:

@@ -46,8 +46,10 @@ def check_weights(run: Run) -> None:
     names = [name for name, value in run.model.state_dict().items() if bad(value)]
     if names:
         others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+        at = run.position
         raise UserError(
-            f"{names[0]}{others} is not finite after {where(run)}; it is not saved. {remedies(run)}"
+            f"{names[0]}{others} is not finite after {at.batch} steps of epoch {at.epoch + 1}; it "
+            f"is not saved. {remedies(run)}"
         )
 
 

@@ -313,4 +313,10 @@ def add_output_flags(parser: Parser) -> None:
         help="measure the gradient flow through the layers every so many epochs "
         "(default: %(default)s: never)",
     )
+    add(
+        "--load-only",
+        action="store_true",
+        help="go through an epoch of training data without training, and tell how many images a "
+        "second come: more than a training shows, or loading holds it up (default: off)",
+    )
     add("--debug", action="store_true", help="show the traceback of an error (default: off)")

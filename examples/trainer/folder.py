@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from .errors import UserError, one_line
 from .processes import World
 
-__all__ = ["LAST", "claimed", "temporary_name", "write_atomically", "write_text"]
+__all__ = ["LAST", "claimed", "one_at_a_time", "temporary_name", "write_atomically", "write_text"]
 
 LAST = "last.pt"
 LOCK, OWNER = ".lock", ".owner"
@@ -52,6 +52,30 @@ def claimed(folder: Path, resumed: bool, world: World) -> Iterator[None]:
         if lock.is_locked:
             (folder / OWNER).unlink(missing_ok=True)
             lock.release()
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path, made: Callable[[], bool]) -> Iterator[None]:
+    """Where something is still to be made in a folder, let one process do it, and others wait."""
+    if made():
+        yield
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"waiting for another process, which prepares {folder}", flush=True)
+            lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"cannot prepare {folder} ({one_line(error)}): the folder it lies in must be writable"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def claim(folder: Path, lock: FileLock, resumed: bool) -> None:

@@ -15,7 +15,10 @@ from .flags import Parser
 __all__ = ["parse"]
 
 # What a resumed run may change without a word, as no number depends on it,
-FREE = ("resume", "device", "workers", "checkpoint_every", "gradients_every", "data_dir", "debug")
+FREE = (
+    "resume", "device", "workers", "checkpoint_every", "gradients_every", "data_dir", "load_only",
+    "debug",
+)  # fmt: skip
 # what it may change from here on, which is noted in config.json,
 CHANGEABLE = (
     "epochs", "lr", "weight_decay", "momentum", "clip_grad", "skip_nonfinite", "amp", "compile",
@@ -99,7 +102,7 @@ def resumed(parser: Parser, given: dict[str, Any]) -> argparse.Namespace:
 def checked(parser: Parser, saved: dict[str, Any], path: Path) -> dict[str, Any]:
     """The settings in a checkpoint, if they are such as the command line may give."""
     defaults = vars(parser.parse_args([]))
-    transient = {"resume": None, "debug": False}
+    transient = {"resume": None, "debug": False, "load_only": False}
     argv = []
     try:
         if saved.keys() != defaults.keys() - transient.keys():

@@ -111,6 +111,11 @@ def apply_changes(run: Run) -> None:
     if run.world.rank == 0:
         what = ", ".join(f"--{n.replace('_', '-')} {a} -> {b}" for n, (a, b) in changed.items())
         reports.say(f"changed from epoch {at.epoch + 1}, step {at.batch + 1} on: {what}")
+        if "epochs" in changed:
+            reports.say(
+                f"learning rate and λ go on as in a training of {args.epochs} epochs, the former "
+                f"with {run.optimizer.param_groups[0]['lr']:.4g}"
+            )
 
 
 def finish(run: Run) -> None:

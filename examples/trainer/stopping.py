@@ -24,7 +24,9 @@ class Stop:
         self.world, self.signal = world, 0
 
     def __enter__(self) -> Stop:
-        self.before = {number: signal.signal(number, self.note) for number in SIGNALS}
+        # What is ignored stays so: `nohup` does that to SIGHUP.
+        asked = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self.before = {number: signal.signal(number, self.note) for number in asked}
         return self
 
     def __exit__(self, *error: Any) -> None:

@@ -1,7 +1,8 @@
 """The training loop of train_cifar.py and train_dvs.py.
 
-What sj_shortcut adds to it: the heads and the loss in building.py, one line an epoch in _train(),
-and one in finish(). The rest is what any training needs that must not lose its work.
+What sj_shortcut adds to it: the heads and the loss in building.py, one line an epoch in
+to_the_end(), and one in finish() of state.py. The rest is what any training needs that must not
+lose its work.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from . import finite, processes, reports
 from .building import Position, Run, build, seed_everything
 from .errors import UserError
 from .folder import claimed
-from .loading import Data
+from .loading import Data, make_loaders
 from .processes import World
 from .state import finish, restore, save
 from .stopping import Stop
@@ -53,6 +54,9 @@ def train(args: argparse.Namespace, script: str, load: Callable[..., Data]) -> i
 
 def _train(args: argparse.Namespace, script: str, load: Callable[..., Data], world: World) -> int:
     seed_everything(args.seed)
+    if args.load_only:
+        load_only(args, world.first(lambda: load(args)), world)
+        return 0
     with claimed(Path(args.out), args.resume is not None, world):
         data = world.first(lambda: load(args))
         run = build(args, script, world, data)
@@ -61,6 +65,20 @@ def _train(args: argparse.Namespace, script: str, load: Callable[..., Data], wor
         else:
             save(run)  # so that whatever happens, there is something to go on from
         return to_the_end(run)
+
+
+def load_only(args: argparse.Namespace, data: Data, world: World) -> None:
+    """How fast the training data come, from the second batch on: workers start with the first."""
+    loaders = make_loaders(data, args, world)
+    loaders.batches.start(0, 0)
+    arrivals = []
+    for x, _ in loaders.train:
+        move(x, world)
+        arrivals.append(time.perf_counter())
+    seconds = arrivals[-1] - arrivals[0]
+    if world.rank == 0 and seconds:
+        images = (len(arrivals) - 1) * args.batch_size
+        reports.say(f"{images / seconds:.0f} images/s without training, --workers {args.workers}")
 
 
 def to_the_end(run: Run) -> int:

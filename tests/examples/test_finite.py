@@ -139,9 +139,14 @@ def test_an_epoch_of_bad_steps_alone_is_an_error(tmp_path):
     assert "every step of epoch 1 was left out" in error
 
 
-@pytest.mark.parametrize("flag", ["--lr", "--weight-decay", "--clip-grad", "--lambda-start"])
-@pytest.mark.parametrize("value", ["1e300", "1e39", "nan", "inf"])
-def test_numbers_that_weights_cannot_hold_are_refused_when_read(tmp_path, flag, value):
-    error = run("train_cifar.py", *TINY, flag, value, log=tmp_path / "log", cwd=tmp_path).error
-    assert flag in error and value in error and "3.4e+38" in error
+def test_numbers_that_weights_cannot_hold_are_refused_when_read(tmp_path, example_modules):
+    parser = example_modules("train_cifar").build_parser()
+    for flag in ("--lr", "--weight-decay", "--clip-grad", "--lambda-start", "--threshold"):
+        for value in ("1e300", "1e39", "nan", "inf"):
+            with pytest.raises(example_modules("trainer.errors").UserError) as error:
+                example_modules("trainer.settings").parse(parser, [flag, value])
+            assert flag in str(error.value) and value in str(error.value)
+            assert "3.4e+38" in str(error.value)
+    error = run("train_cifar.py", *TINY, "--lr", "1e300", log=tmp_path / "log", cwd=tmp_path).error
+    assert "--lr" in error and "1e300" in error
     assert not (tmp_path / "runs").exists()

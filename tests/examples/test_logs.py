@@ -81,7 +81,7 @@ def test_ctrl_c_before_the_training_begins_is_one_line(tmp_path, imported):
         elif line.split(b"|")[-1].strip() == imported.encode():
             process.send_signal(signal.SIGINT)
     assert process.wait(HANG) == 128 + signal.SIGINT
-    assert said == [b"stopped before the training began\n"]
+    assert said == [b"stopped while nothing was trained\n"]
     assert process.stdout.read() == b"" and not (tmp_path / "run" / "last.pt").exists()
 
 
@@ -94,6 +94,7 @@ def test_more_epochs_stretch_the_schedules_of_what_is_left(tmp_path):
     succeed("train_cifar.py", *flags, log=log)
     done = succeed("train_cifar.py", "--resume", folder, "--epochs", "4", log=log)
     assert "--epochs 2 -> 4" in done.out and "epoch 4/4" in done.out
+    assert "λ go on as in a training of 4 epochs, the former with 0.05\n" in done.out
     rows = pd.read_csv(folder / "metrics.csv")
     assert rows.epoch.tolist() == [1, 2, 3, 4]
     assert rows["lambda"].tolist() == [1, 0.5, 0.5, 0.25]  # a line to 0 over 2, then over 4 epochs

@@ -53,6 +53,27 @@ def test_a_time_limit_told_by_signal_ends_after_a_checkpoint(tmp_path):
     assert done.code == 128 + signal.SIGUSR1 and f"--resume {folder}" in done.out
 
 
+def ignore_hangups():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def test_a_terminal_that_closes_ends_after_a_checkpoint_and_under_nohup_not_at_all(tmp_path):
+    long = [*TINY, "--epochs", "2000"]
+    script = Script("train_cifar.py", *long, "--out", tmp_path / "run", log=tmp_path / "log")
+    under_nohup = Script(
+        "train_cifar.py", *long, "--out", tmp_path / "nohup", log=tmp_path / "log2",
+        before=ignore_hangups,
+    )  # fmt: skip
+    for each in (script, under_nohup):
+        each.wait_for("epoch 1/")
+        each.send(signal.SIGHUP)
+    assert script.wait().code == 128 + signal.SIGHUP
+    done = under_nohup.output().count("\nepoch ")
+    under_nohup.wait_for(f"epoch {done + 2}/")
+    under_nohup.process.kill()
+    under_nohup.process.join()
+
+
 def owner(folder):
     """The process that holds a folder, once there is a checkpoint to go on from."""
     end = time.time() + HANG
@@ -143,6 +164,14 @@ def test_the_time_spent_waiting_for_data_is_told(tmp_path):
     succeed("train_cifar.py", *args, log=tmp_path / "log")
     share = pd.read_csv(tmp_path / "run" / "metrics.csv").waiting.item()
     assert 0 < share < 1
+
+
+def test_how_fast_data_come_without_training(tmp_path):
+    for workers in ("0", "1"):
+        args = [*TINY, "--workers", workers, "--load-only", "--out", tmp_path / "run"]
+        done = succeed("train_cifar.py", *args, log=tmp_path / "log")
+        assert re.fullmatch(rf"\d+ images/s without training, --workers {workers}\n", done.out)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_commands_of_the_page_on_long_runs_are_understood(example_modules):

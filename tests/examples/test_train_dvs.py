@@ -89,6 +89,11 @@ def test_the_split_of_cifar10_dvs_is_spikingjellys_without_loading(tmp_path):
         assert split[part] == [f"{path.parent.name}/{path.name}" for path in paths]
 
 
+def test_cifar10_dvs_is_split_into_9000_and_1000_as_in_the_paper(example_modules):
+    train, test = example_modules("trainer.events").split_in_file_order([*range(10)] * 1000)
+    assert (len(train), len(test), len({*train, *test})) == (9000, 1000, 10_000)
+
+
 def test_real_n_mnist_is_learned(tmp_path):
     arrays = shared("nmnist") / "events_np"
     for part, each in (("train", 40), ("test", 10)):

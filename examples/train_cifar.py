@@ -54,6 +54,12 @@ def build_parser() -> flags.Parser:
         action="store_true",
         help="crop training images at random after padding them by an eighth (default: off)",
     )
+    add(
+        "--random-resized-crop",
+        action="store_true",
+        help="train on random parts of images, 8 to 100 %% of them, and test on the middle, as is "
+        "usual on ImageNet (default: off)",
+    )
     add("--flip", action="store_true", help="flip half of them left to right (default: off)")
     add(
         "--autoaugment",

@@ -43,7 +43,9 @@ class Position:
 
     epoch: int = 0
     batch: int = 0
+    skipped: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
     totals: dict[str, float] = field(default_factory=dict)
 
 
@@ -67,10 +69,18 @@ class Run:
     heads: list[str]
     position: Position = field(default_factory=Position)
     history: list[dict[str, float]] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    saved_at: tuple[int, int] = (0, 0)
 
     @property
     def folder(self) -> Path:
         return Path(self.args.out)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The flags that make this run what it is."""
+        transient = ("resume", "debug", "load_only", "changed")
+        return {name: value for name, value in vars(self.args).items() if name not in transient}
 
     @property
     def has_heads(self) -> bool:
@@ -79,13 +89,14 @@ class Run:
 
 def build(args: argparse.Namespace, script: str, world: World, data: Data) -> Run:
     """Model, heads, loss and optimizer; and what runs them on the device, or on many."""
-    loaders = make_loaders(data, args.batch_size, args.seed, args.workers, world)
+    loaders = make_loaders(data, args, world)
     x = data.test[0][0]
     x = torch.zeros(2, *x.shape)
     model = models.build(args, len(data.classes), x.shape[-3])
     over_time = OverTime(model, args.T, args.step_mode)
     check_output(model, over_time, x, len(data.classes), args)
-    criterion = add_method(args, model, over_time.steps(x), len(data.classes))
+    loss = nn.CrossEntropyLoss(class_weights(args, data)).to(world.device)
+    criterion = add_method(args, model, over_time.steps(x), len(data.classes), loss)
     model.to(world.device)
     try:
         backends = set_backend(model, args.backend)
@@ -158,9 +169,20 @@ def check_output(
         )
 
 
-def add_method(args: argparse.Namespace, model: nn.Module, example: Tensor, classes: int) -> Any:
+def class_weights(args: argparse.Namespace, data: Data) -> Tensor | None:
+    """What samples weigh, so that all classes weigh the same however many samples they have."""
+    if args.class_weights == "equal":
+        return None
+    counts = torch.tensor(data.train.counts(len(data.classes)))
+    if not counts.all():
+        raise UserError(f"--class-weights: no training sample of {data.classes[counts.argmin()]}")
+    return counts.sum() / (len(counts) * counts)
+
+
+def add_method(
+    args: argparse.Namespace, model: nn.Module, example: Tensor, classes: int, loss: nn.Module
+) -> Any:
     """Give the model its heads, and return the loss that trains with them."""
-    loss = nn.CrossEntropyLoss()
     if args.method == "vanilla":
         return over_steps(loss) if args.per_step else loss
     at = int(args.at) if args.at.isdecimal() else args.at

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
+import re
 import shutil
-import zipfile
-from collections.abc import Callable
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -14,60 +15,46 @@ import numpy as np
 import torch
 
 from .errors import UserError, one_line
+from .folder import LAST, temporary_name, write_atomically
 
 __all__ = [
     "BEST",
     "LAST",
     "PREVIOUS",
-    "clear_leftovers",
     "find",
     "load",
     "merge",
     "rng_state",
     "save",
     "set_rng_state",
-    "settings",
     "share",
-    "write_atomically",
-    "write_text",
 ]
 
-FORMAT = "sj_shortcut example, version 1"
-LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
-
-
-def write_atomically(path: Path, write: Callable[[Any], None], remedy: str) -> None:
-    """Let ``write`` fill a new file and put it in the place of ``path`` once it is on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch.save turns some write errors into the latter
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path} ({one_line(error)}): {remedy}") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_text(path: Path, text: str, remedy: str) -> None:
-    """Write a text file whole or not at all."""
-    write_atomically(path, lambda file: file.write(text.encode()), remedy)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut; Windows has no such call and needs none."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+PREVIOUS, BEST = "previous.pt", "best.pt"
+FORMAT = "sj_shortcut examples"
+VERSION = 2
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "script": str,
+    "settings": dict,
+    "changes": list,
+    "data": dict,
+    "position": dict,
+    "history": list,
+    "model": dict,
+    "optimizer": dict,
+    "lr": dict,
+    "schedule": (dict, type(None)),
+    "scaler": dict,
+    "rng": list,
+}
+# What is read of each epoch that was trained.
+COLUMNS = {
+    *("epoch", "lambda", "loss", "loss_main", "train_accuracy", "test_accuracy", "seconds"),
+    "images_per_second",
+}
+# Written behind the archive, as its comment: torch looks at no checksum at all.
+SEAL = re.compile(rb"sj_shortcut sha256 ([0-9a-f]{64})")
+SEAL_SIZE = len(b"sj_shortcut sha256 ") + 64
 
 
 def save(folder: Path, state: dict[str, Any], best: bool = False) -> None:
@@ -78,51 +65,102 @@ def save(folder: Path, state: dict[str, Any], best: bool = False) -> None:
         remedy = "make room or mend the folder, then start again"
     else:
         keep(last, folder / PREVIOUS, remedy)
-    write_atomically(last, lambda file: torch.save({"format": FORMAT, **state}, file), remedy)
+    content = {"format": FORMAT, "version": VERSION, **state}
+    write_atomically(last, lambda file: write_sealed(file, content), remedy)
     if best:
         keep(last, folder / BEST, remedy)
 
 
+def write_sealed(file: Any, content: dict[str, Any]) -> None:
+    """Write a file that torch.load reads, and after it the hash of all that stands before."""
+    torch.save(content, file)
+    file.seek(-2, os.SEEK_END)  # where a zip archive tells the length of the comment it ends with
+    file.write(struct.pack("<H", SEAL_SIZE))
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    file.seek(0, os.SEEK_END)
+    file.write(b"sj_shortcut sha256 " + digest.encode())
+
+
+def seal_holds(file: Any) -> bool | None:
+    """Whether every byte is as it was written; None for a file that has no seal."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - SEAL_SIZE))
+    seal = SEAL.fullmatch(file.read())
+    file.seek(0)
+    if seal is None:
+        return None
+    digest = hashlib.sha256()
+    left = size - SEAL_SIZE
+    while block := file.read(min(left, 1 << 20)):
+        digest.update(block)
+        left -= len(block)
+    file.seek(0)
+    return digest.hexdigest().encode() == seal[1]
+
+
 def keep(source: Path, target: Path, remedy: str) -> None:
     """Give a written file a second name, at no cost where the file system has hard links."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_name(target)
     try:
         os.link(source, temporary)
         os.replace(temporary, target)
         temporary.unlink(missing_ok=True)  # replacing a file by another name of itself is a no-op
     except OSError:
+        temporary.unlink(missing_ok=True)
         with open(source, "rb") as opened:
             write_atomically(target, lambda file: shutil.copyfileobj(opened, file), remedy)
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Remove what a killed process had half written."""
-    for temporary in folder.glob(".*.tmp"):
-        temporary.unlink()
 
 
 def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint, or say what is wrong with it and which other one to take."""
     path = find(path)
     try:
-        # torch does not look at the checksums of the archive, so a flipped bit would go unseen.
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise UserError(f"{path} is damaged (in {damaged}){other(path)}")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            sealed = seal_holds(file)
+            if sealed is False:
+                raise UserError(f"{path} is damaged: not all is as it was written{other(path)}")
+            if sealed is None:
+                raise UserError(
+                    f"{path} is truncated, damaged or no checkpoint of these scripts{other(path)}"
+                )
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"cannot read {path} ({one_line(error)}){other(path)}") from error
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is truncated or no checkpoint{other(path)}") from error
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever torch has to say of a file that it did not write
         raise UserError(f"{path} is no checkpoint of these scripts{other(path)}") from error
+    check(state, path)
+    checked: dict[str, Any] = state
+    return checked
+
+
+def check(state: Any, path: Path) -> None:
+    """Refuse what these scripts did not write, or not in this version."""
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is no checkpoint of these scripts{other(path)}")
-    return state
+    version = state.get("version")
+    if version != VERSION:
+        age = "a newer" if isinstance(version, int) and version > VERSION else "another"
+        raise UserError(
+            f"{path} was written by {age} version of these scripts ({version!r}; this is "
+            f"{VERSION}): resume it with that one"
+        )
+    for name, kind in FIELDS.items():
+        if name not in state:
+            raise UserError(f"{path} lacks {name!r}, so it cannot be gone on from{other(path)}")
+        if not isinstance(state[name], kind):
+            raise UserError(
+                f"{path} has {type(state[name]).__name__} for {name!r}, so it cannot be gone on "
+                f"from{other(path)}"
+            )
+    position, history = state["position"], state["history"]
+    whole = all(isinstance(position.get(name), int) for name in ("epoch", "batch", "skipped"))
+    whole = whole and isinstance(position.get("totals"), dict) and "last_epoch" in state["lr"]
+    whole = whole and all(isinstance(row, dict) and row.keys() >= COLUMNS for row in history)
+    if not whole or len(history) != position["epoch"]:
+        raise UserError(f"{path} does not fit together: it tells no place to go on from")
 
 
 def find(path: str | Path) -> Path:
@@ -141,15 +179,6 @@ def other(path: Path) -> str:
     if path.name != PREVIOUS and previous.exists():
         return f": go on from the one before with --resume {previous}"
     return ": start a new run, or name another one with --resume"
-
-
-def settings(path: str | Path, script: str) -> dict[str, Any]:
-    """The command-line settings of the run that wrote a checkpoint."""
-    state = load(path)
-    if state["script"] != script:
-        raise UserError(f"{find(path)} was written by {state['script']}: resume it with that")
-    saved: dict[str, Any] = state["settings"]
-    return saved
 
 
 def rng_state() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 
@@ -15,6 +16,10 @@ class UserError(Exception):
 def run(main: Callable[[list[str]], int], argv: list[str] | None = None) -> None:
     """Run a script; what the user can mend becomes one line on stderr and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A console that knows no λ, or a path that is no UTF-8, is no reason to end a training.
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main(argv)
     except UserError as error:

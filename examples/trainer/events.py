@@ -26,6 +26,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from .errors import UserError, one_line
+from .folder import one_at_a_time
 from .loading import Data, Transformed, first_per_class
 
 __all__ = ["DATASETS", "load"]
@@ -43,6 +44,11 @@ TRAINING_SHARE = 0.9
 def load(args: argparse.Namespace) -> Data:
     """The data set that the flags ask for."""
     root = Path(args.data_dir)
+    with one_at_a_time(root, lambda: converted(root) and framed(root, args)):
+        return read(root, args)
+
+
+def read(root: Path, args: argparse.Namespace) -> Data:
     kind = DATASETS[args.dataset]
     prepare_arrays(kind, root)
     if args.dataset in WITHOUT_SPLIT:
@@ -129,9 +135,7 @@ class RandomRoll:
 
 def prepare_arrays(kind: Any, root: Path) -> None:
     """Let SpikingJelly make root/events_np out of the downloaded archives, all of it or none."""
-    arrays = root / "events_np"
-    marker = root / "events_np.building"  # 2.0.0 leaves it behind when it is interrupted
-    unfinished = root / ".events_np.unfinished"  # 0.0.0.0.14 leaves nothing: so this is ours
+    arrays, marker, unfinished = root / "events_np", *markers(root)
     try:
         if marker.exists() or unfinished.exists():
             shutil.rmtree(arrays, ignore_errors=True)
@@ -174,6 +178,15 @@ def prepare_arrays(kind: Any, root: Path) -> None:
         f"{kind.__name__} is not in {root} and cannot be made ({one_line(problem)}): put "
         f"{archives(kind)} into {root / 'download'}"
     ) from problem
+
+
+def markers(root: Path) -> tuple[Path, Path]:
+    """Of a conversion under way: 2.0.0 leaves one behind, 0.0.0.0.14 none, so the other is ours."""
+    return root / "events_np.building", root / ".events_np.unfinished"
+
+
+def converted(root: Path) -> bool:
+    return (root / "events_np").is_dir() and not any(path.exists() for path in markers(root))
 
 
 def check_archives(kind: Any, root: Path) -> None:
@@ -232,7 +245,7 @@ def target_of(kind: Any, recording: Path) -> Path:
 
 def frames(kind: Any, root: Path, args: argparse.Namespace, **part: bool) -> Any:
     """The data set in frames, which SpikingJelly makes once and keeps; complete, or an error."""
-    folder = root / f"frames_number_{args.T}_split_by_{args.split_by}"
+    folder = frames_folder(root, args)
     problem = None
     try:
         if not covers(folder, root / "events_np"):
@@ -259,6 +272,15 @@ def frames(kind: Any, root: Path, args: argparse.Namespace, **part: bool) -> Any
         raise UserError(f"cannot read {root} ({one_line(problem)}): is it writable?") from problem
     dataset.loader = NamedErrors(dataset.loader)
     return dataset
+
+
+def frames_folder(root: Path, args: argparse.Namespace) -> Path:
+    """Where SpikingJelly keeps frames."""
+    return root / f"frames_number_{args.T}_split_by_{args.split_by}"
+
+
+def framed(root: Path, args: argparse.Namespace) -> bool:
+    return covers(frames_folder(root, args), root / "events_np")
 
 
 def covers(folder: Path, arrays: Path) -> bool:

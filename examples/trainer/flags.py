@@ -21,6 +21,8 @@ __all__ = [
     "natural",
 ]
 
+LARGEST = 3.4e38  # of single precision; what is larger is infinite as soon as it is used
+
 METHODS = ("vanilla", "shortcut", "evolutionary", "handover")
 
 
@@ -33,26 +35,28 @@ class Parser(argparse.ArgumentParser):
 
 def count(text: str) -> int:
     """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
+    if natural(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
 def natural(text: str) -> int:
     """A whole number of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    if not text.isdecimal() or len(text) > 9:
+        expected = "a whole number of at least 0, of at most nine digits"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
     return int(text)
 
 
 def amount(text: str) -> float:
-    """A finite number of at least 0."""
+    """A number of at least 0 that weights and gradients can hold, too."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    if not 0 <= value <= LARGEST:
+        expected = f"a number of at least 0, and at most {LARGEST:.2g}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
     return value
 
 
@@ -200,6 +204,21 @@ def add_training_flags(parser: Parser, epochs: int, batch_size: int) -> None:
         default=batch_size,
         help="samples a step, over all processes together (default: %(default)s)",
     )
+    add(
+        "--class-weights",
+        choices=("equal", "balanced"),
+        default="equal",
+        help="balanced: samples of rare classes weigh more, so that all classes weigh the same "
+        "(default: %(default)s, all samples weigh the same)",
+    )
+    add(
+        "--accumulate",
+        type=count,
+        default=1,
+        metavar="N",
+        help="run each batch in N parts, one after the other, which takes less memory; batch norm "
+        "then sees a part (default: %(default)s)",
+    )
     add("--optimizer", choices=("sgd", "adamw"), default="sgd", help="(default: %(default)s)")
     add(
         "--lr",
@@ -216,6 +235,12 @@ def add_training_flags(parser: Parser, epochs: int, batch_size: int) -> None:
         help="scale the gradient of all weights together down to this norm, against gradients that "
         "explode, as they do in deep networks with --surrogate rectangle; 0 does not "
         "(default: 0)",
+    )
+    add(
+        "--skip-nonfinite",
+        action="store_true",
+        help="go on without the steps whose loss or gradient is not finite, and count them "
+        "(default: off, end at the first one)",
     )
     add(
         "--warmup-epochs",
@@ -259,12 +284,18 @@ def add_training_flags(parser: Parser, epochs: int, batch_size: int) -> None:
 def add_output_flags(parser: Parser) -> None:
     group = parser.add_argument_group("output")
     add = group.add_argument
-    add("--out", help="folder of the run (default: runs/DATASET-MODEL-METHOD-seedSEED)")
+    add(
+        "--out",
+        help="folder of the run (default: in runs/, named after data set, model, method, seed and "
+        "every other setting that is not the default)",
+    )
     add(
         "--resume",
         metavar="RUN",
-        help="go on with the run in this folder, or from this checkpoint file; its settings are "
-        "taken over (default: start anew)",
+        help="go on with the run in this folder, or from this checkpoint file, with its settings, "
+        "of which --epochs, --lr and others that change nothing of the past may change; auto goes "
+        "on where --out holds a run and starts one where not, for jobs that are started again "
+        "(default: start anew)",
     )
     add(
         "--checkpoint-every",
@@ -281,5 +312,11 @@ def add_output_flags(parser: Parser) -> None:
         metavar="EPOCHS",
         help="measure the gradient flow through the layers every so many epochs "
         "(default: %(default)s: never)",
+    )
+    add(
+        "--load-only",
+        action="store_true",
+        help="go through an epoch of training data without training, and tell how many images a "
+        "second come: more than a training shows, or loading holds it up (default: off)",
     )
     add("--debug", action="store_true", help="show the traceback of an error (default: off)")

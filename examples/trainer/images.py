@@ -62,7 +62,11 @@ def load(args: argparse.Namespace) -> Data:
 def training_transform(args: argparse.Namespace) -> v2.Transform:
     """The augmentations asked for, in the order of the method's authors, then normalization."""
     size = image_size(args)
-    steps: list[v2.Transform] = [to_image(args)]
+    steps: list[v2.Transform]
+    if args.random_resized_crop:
+        steps = [v2.ToImage(), v2.RandomResizedCrop(size, antialias=True)]
+    else:
+        steps = [to_image(args)]
     if args.crop:
         steps.append(v2.RandomCrop(size, padding=max(1, size // 8)))
     if args.flip:
@@ -86,10 +90,12 @@ def plain_transform(args: argparse.Namespace) -> v2.Transform:
 
 
 def to_image(args: argparse.Namespace) -> v2.Transform:
-    if args.image_size is None and args.dataset != "folder":
+    if args.image_size is None and args.dataset != "folder" and not args.random_resized_crop:
         return v2.ToImage()
     size = image_size(args)
-    return v2.Compose([v2.ToImage(), v2.Resize(size, antialias=True), v2.CenterCrop(size)])
+    # What random parts of images were learned by is tested on the middle 7/8, as usual on ImageNet.
+    whole = round(size * 8 / 7) if args.random_resized_crop else size
+    return v2.Compose([v2.ToImage(), v2.Resize(whole, antialias=True), v2.CenterCrop(size)])
 
 
 def normalization(args: argparse.Namespace) -> v2.Transform:

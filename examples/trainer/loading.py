@@ -6,6 +6,7 @@ has any influence on what a training sees.
 
 from __future__ import annotations
 
+import argparse
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -74,6 +75,11 @@ class Transformed(Dataset[tuple[Tensor, int]]):
         x, label = self.dataset[self.indices[index]]
         return self.transform(x), int(label)
 
+    def counts(self, classes: int) -> list[int]:
+        """How many samples there are of each class."""
+        labels = np.asarray(self.dataset.targets)[self.indices]
+        return [int((labels == label).sum()) for label in range(classes)]
+
 
 class Seeded(Dataset[tuple[Tensor, int]]):
     """Draws a sample's augmentation from seed, epoch and index, whoever loads it and when."""
@@ -99,11 +105,18 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     The last, incomplete batch of an epoch is left out; every epoch is shuffled anew.
     """
 
-    def __init__(self, dataset: Transformed, batch_size: int, world: World, seed: int) -> None:
+    def __init__(
+        self, dataset: Transformed, batch_size: int, world: World, seed: int, accumulate: int
+    ) -> None:
         if batch_size % world.size:
             raise UserError(
                 f"--batch-size {batch_size} cannot be shared by {world.size} processes: choose a "
                 "multiple of their number"
+            )
+        if batch_size // world.size % accumulate:
+            raise UserError(
+                f"--accumulate {accumulate} does not divide the {batch_size // world.size} samples "
+                "of a batch (in each process): choose another"
             )
         if batch_size > len(dataset):
             raise UserError(
@@ -136,13 +149,14 @@ class Loaders(NamedTuple):
     test: DataLoader[tuple[Tensor, Tensor]]
 
 
-def make_loaders(data: Data, batch_size: int, seed: int, workers: int, world: World) -> Loaders:
-    batches = EpochBatches(data.train, batch_size, world, seed)
+def make_loaders(data: Data, args: argparse.Namespace, world: World) -> Loaders:
+    batch_size, seed = args.batch_size, args.seed
+    batches = EpochBatches(data.train, batch_size, world, seed, args.accumulate)
     settings: dict[str, Any] = {
-        "num_workers": workers,
+        "num_workers": args.workers,
         "pin_memory": world.device.type == "cuda",
         "worker_init_fn": ignore_interrupt,
-        "persistent_workers": workers > 0,
+        "persistent_workers": args.workers > 0,
     }
     # Loaders draw from a generator of their own: the global one is for the model alone.
     train: DataLoader[Any] = DataLoader(

@@ -14,6 +14,8 @@ import torch.distributed as dist
 # Before there is a group: DistributedDataParallel imports it, and its defaults keep what is there.
 import torch.distributed.nn.functional
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from .errors import UserError
 
@@ -34,6 +36,12 @@ class World:
             values = values.to(self.device)
             dist.all_reduce(values)
         return values.cpu()
+
+    def any(self, flag: bool | Tensor) -> bool:
+        """Whether a flag is up in this or any other process; all of them must ask."""
+        if self.size == 1:
+            return bool(flag)
+        return bool(self.sum(torch.as_tensor(flag).float().clone()) > 0)
 
     def gather(self, value: Any) -> list[Any]:
         """The value of each process, in order of rank."""
@@ -81,7 +89,13 @@ def start(device: str) -> World:
                 "lower --nproc-per-node, or pass --device cpu"
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    # torchrun keeps one store for all its restarts, with the addresses of processes now gone.
+    store, rank, size = next(rendezvous("env://"))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(
+        "nccl" if cuda else "gloo",
+        store=PrefixStore(f"attempt {attempt}", store), rank=rank, world_size=size,
+    )  # fmt: skip
     return World(
         dist.get_rank(), dist.get_world_size(), torch.device(f"cuda:{local}" if cuda else "cpu")
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 from functools import partial
@@ -15,10 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from sj_shortcut import gradient_flow, plot_gradient_flow, plot_history
+from sj_shortcut import gradient_flow, plot_gradient_flow, plot_history, shortcut_parameters
 
 from . import checkpoint
 from .errors import UserError
+from .folder import write_atomically, write_text
 
 if TYPE_CHECKING:
     from .building import Run
@@ -76,9 +78,9 @@ class Report:
         self.board.flush()
         say(
             f"epoch {row['epoch']}/{self.run.args.epochs}  λ {row['lambda']:.3f}  "
-            f"loss {row['loss']:.4f}  train {row['train_accuracy']:.2%}  "
+            f"{losses(row)}  train {row['train_accuracy']:.2%}  "
             f"test {row['test_accuracy']:.2%}  {row['seconds']:.1f} s  "
-            f"{row['images_per_second']:.0f} images/s"
+            f"{row['images_per_second']:.0f} images/s{left_out(row)}"
         )
 
     def gradients(self, due: bool) -> None:
@@ -108,12 +110,24 @@ class Report:
         remedy = REMEDY.format(run.folder)
         for name, figure in figures(run).items():
             save = partial(figure.savefig, dpi=200)
-            checkpoint.write_atomically(run.folder / name, save, remedy)
+            write_atomically(run.folder / name, save, remedy)
         say(summary(run))
 
 
+def losses(row: dict[str, float]) -> str:
+    """The loss of the output, and apart from it the sum over heads, which is larger by nature."""
+    main, total = row["loss_main"], row["loss"]
+    return f"loss {main:.4f}" + (f" ({total:.4f} with heads)" if total != main else "")
+
+
+def left_out(row: dict[str, float]) -> str:
+    """How many steps --skip-nonfinite took out of an epoch, in words."""
+    number = int(row.get("skipped_steps", 0))
+    return f"  {number} step{'s' * (number > 1)} left out, not finite" if number else ""
+
+
 def write_frame(frame: pd.DataFrame, path: Path, run: Run) -> None:
-    checkpoint.write_text(path, frame.to_csv(index=False), REMEDY.format(run.folder))
+    write_text(path, frame.to_csv(index=False), REMEDY.format(run.folder))
 
 
 def write_metrics(run: Run) -> None:
@@ -124,10 +138,11 @@ def write_metrics(run: Run) -> None:
 
 
 def write_config(run: Run) -> None:
-    args = {name: value for name, value in vars(run.args).items() if name != "debug"}
     config = {
         "script": run.script,
-        **args,
+        **run.settings,
+        "resume": run.args.resume,
+        "changes": run.changes,
         "processes": run.world.size,
         "device_used": str(run.world.device),
         "train_samples": len(run.data.train),
@@ -142,8 +157,17 @@ def write_config(run: Run) -> None:
     if run.data.split_files:
         contents["split.json"] = run.data.split_files
     for name, content in contents.items():
-        text = json.dumps(content, indent=1, ensure_ascii=False)
-        checkpoint.write_text(run.folder / name, text, remedy)
+        write_text(run.folder / name, to_json(content), remedy)
+
+
+def to_json(content: Any) -> str:
+    """Readable JSON; escaped where a path holds bytes that are no UTF-8."""
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(content, indent=1)
+    return text
 
 
 def versions() -> dict[str, str]:
@@ -164,15 +188,20 @@ def say(text: str) -> None:
 
 def describe(run: Run) -> None:
     args = run.args
-    weights = sum(p.numel() for p in run.model.parameters())
     backends = sorted({row.backend for row in run.backends})
+    added = sum(p.numel() for p in shortcut_parameters(run.model)) if run.has_heads else 0
+    weights = sum(p.numel() for p in run.model.parameters()) - added
     say(f"data    {run.data.split}")
     say(
         f"model   {args.model}, {weights:,} parameters, T = {args.T}, step mode {args.step_mode}, "
         f"neurons on {', '.join(backends)}"
     )
     if run.has_heads:
-        say(f"method  {args.method}, heads at {', '.join(run.heads)}")
+        number = f"{len(run.heads)} head{'s' * (len(run.heads) > 1)}"
+        say(
+            f"method  {args.method}, {number} at {', '.join(run.heads)}: {added:,} parameters more "
+            f"({added / weights:.1%}) while training"
+        )
     else:
         say("method  vanilla, no heads")
     if run.has_heads and args.combine == "logits" and run.criterion.schedule(args.epochs - 1) > 0:
@@ -188,7 +217,12 @@ def open_board(folder: Path, epochs_done: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError("the curves go to TensorBoard: pip install tensorboard") from error
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=epochs_done + 1)
+    path = folder / "tensorboard"
+    path.mkdir(exist_ok=True)
+    if os.fsencode(path) != str(path).encode(errors="replace"):
+        # TensorBoard knows UTF-8 only; Linux, where other names occur, has a second one for it.
+        path = Path(f"/proc/self/fd/{os.open(path, os.O_RDONLY)}")
+    return SummaryWriter(str(path), purge_step=epochs_done + 1)
 
 
 def figures(run: Run) -> dict[str, Figure]:
@@ -237,7 +271,7 @@ def summary(run: Run) -> str:
     table = pd.DataFrame(
         {
             "epoch": row["epoch"],
-            "loss": f"{row['loss']:.4f}",
+            "loss": f"{row['loss_main']:.4f}",
             "train": f"{row['train_accuracy']:.2%}",
             "test": f"{row['test_accuracy']:.2%}",
             **{f"head {n}": f"{row[f'head_accuracy_{n}']:.2%}" for n in run.heads},

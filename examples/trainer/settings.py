@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import re
+from pathlib import Path
 from typing import Any
 
 from . import checkpoint
-from .errors import UserError
+from .errors import UserError, one_line
 from .flags import Parser
 
 __all__ = ["parse"]
 
-# Settings that a resumed run may change; all others must be those it was started with.
-FREE_ON_RESUME = (
-    "resume", "device", "workers", "checkpoint_every", "gradients_every", "data_dir", "debug",
+# What a resumed run may change without a word, as no number depends on it,
+FREE = (
+    "resume", "device", "workers", "checkpoint_every", "gradients_every", "data_dir", "load_only",
+    "debug",
 )  # fmt: skip
+# what it may change from here on, which is noted in config.json,
+CHANGEABLE = (
+    "epochs", "lr", "weight_decay", "momentum", "clip_grad", "skip_nonfinite", "amp", "compile",
+    "channels_last", "backend", "accumulate",
+)  # fmt: skip
+# and why it may not change the others.
+FIXED = {
+    "the weights would mean something else": (
+        "model", "width", "norm", "decay", "threshold", "surrogate", "step_mode",
+    ),
+    "the heads and their λ belong to what was trained so far": (
+        "method", "at", "combine", "schedule", "lambda_start", "lambda_end", "hold", "finish",
+        "per_step",
+    ),
+    "the state of the optimizer would not fit": ("optimizer",),
+    "the order of the batches is theirs from the first on": ("seed", "batch_size"),
+    "the learning rate has risen already": ("warmup_epochs",),
+}  # fmt: skip
+AUTO = "auto"
+OF_DATA = "accuracies before and after could not be compared"
 
 # Flags without effect on a method.
 UNUSED_FLAGS: dict[str, tuple[str, ...]] = {
@@ -26,31 +50,101 @@ UNUSED_FLAGS: dict[str, tuple[str, ...]] = {
 
 
 def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
-    """Read the command line; with --resume, take what is not given there from the checkpoint."""
+    """Read the command line; with --resume, take what is not given there from the checkpoint.
+
+    ``changed`` of what is returned holds the settings that a resumed run had, and has from now on.
+    """
     defaults = vars(parser.parse_args([]))
     unset = object()
     namespace = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, unset)))
     given = {name: value for name, value in vars(namespace).items() if value is not unset}
-    if given.get("resume"):
-        saved = checkpoint.settings(given["resume"], parser.prog)
-        refuse_changes(saved, given, given["resume"])
-        # A run may have been moved since: it goes on where its checkpoint lies.
-        defaults |= saved | {"out": str(checkpoint.find(given["resume"]).parent)}
-    args = argparse.Namespace(**defaults | given)
-    if not given.get("resume"):
-        refuse_contradictions(args, given)
-        fill_in(args)
+    if given.get("resume") not in (None, AUTO):
+        return resumed(parser, given)
+    args = argparse.Namespace(**defaults | given, changed={})
+    refuse_contradictions(args, given)
+    fill_in(args, defaults)
+    if args.resume == AUTO:
+        args.resume = None
+        if (Path(args.out) / checkpoint.LAST).exists():
+            given.pop("out", None)
+            return resumed(parser, given | {"resume": args.out})
     return args
 
 
-def refuse_changes(saved: dict[str, Any], given: dict[str, Any], path: str) -> None:
+def resumed(parser: Parser, given: dict[str, Any]) -> argparse.Namespace:
+    path = checkpoint.find(given["resume"])
+    state = checkpoint.load(path)
+    if state["script"] != parser.prog:
+        raise UserError(f"{path} was written by {state['script']}: resume it with that")
+    saved = checked(parser, state["settings"], path)
+    refuse_foreign_code(saved, given, path)
+    refuse_changes(saved, given, path)
+    changed = {
+        name: (saved[name], value)
+        for name, value in given.items()
+        if name in CHANGEABLE and saved[name] != value
+    }
+    # A run may have been moved since: it goes on where its checkpoint lies.
+    args = argparse.Namespace(**saved | {"out": str(path.parent)} | given, changed=changed)
+    done = state["position"].get("epoch")
+    if "epochs" in changed and isinstance(done, int) and args.epochs < done:
+        raise UserError(f"--epochs {args.epochs}: the run in {path} has {done} epochs already")
+    if changed and args.epochs == done:
+        flag = next(iter(changed)).replace("_", "-")
+        raise UserError(
+            f"--{flag}: the run in {path} has all of its {done} epochs, so that nothing would "
+            "change: add more by --epochs"
+        )
+    refuse_contradictions(args, changed)
+    return args
+
+
+def checked(parser: Parser, saved: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The settings in a checkpoint, if they are such as the command line may give."""
+    defaults = vars(parser.parse_args([]))
+    transient = {"resume": None, "debug": False, "load_only": False}
+    argv = []
+    try:
+        if saved.keys() != defaults.keys() - transient.keys():
+            differing = sorted(map(str, saved.keys() ^ (defaults.keys() - transient.keys())))
+            raise UserError(f"settings more or less: {', '.join(differing)}")
+        for name, value in saved.items():
+            flag = f"--{name.replace('_', '-')}"
+            if isinstance(defaults[name], bool):
+                argv += [flag] if value is True else []
+            elif value is not None:
+                argv.append(f"{flag}={value}")
+        read = vars(parser.parse_args(argv))
+        for name, value in saved.items():
+            if read[name] != value or type(read[name]) is not type(value):
+                raise UserError(f"{value!r} for --{name.replace('_', '-')}")
+    except UserError as error:
+        raise UserError(
+            f"{path} holds settings that this version does not know ({one_line(error)}): resume "
+            "it with the version that wrote it"
+        ) from error
+    return saved | transient
+
+
+def refuse_foreign_code(saved: dict[str, Any], given: dict[str, Any], path: Path) -> None:
+    """A checkpoint is data, and must not choose the code that runs."""
+    model = saved["model"]
+    if ":" in model and not model.startswith("plain:") and "model" not in given:
+        raise UserError(
+            f"{path} asks to run the code {model} for its model, which a file may not: if it is "
+            f"yours, say so by --resume {given['resume']} --model {model}"
+        )
+
+
+def refuse_changes(saved: dict[str, Any], given: dict[str, Any], path: Path) -> None:
     if "out" in given:
         raise UserError("--out contradicts --resume: a resumed run goes on in its own folder")
     for name, value in given.items():
-        if name not in FREE_ON_RESUME and saved.get(name) != value:
+        if name not in FREE + CHANGEABLE and saved[name] != value:
+            why = next((why for why, names in FIXED.items() if name in names), OF_DATA)
             raise UserError(
                 f"--{name.replace('_', '-')} {value} contradicts the run in {path}, which was "
-                f"started with {saved.get(name)}: leave the flag out, or start a new run"
+                f"started with {saved[name]} ({why}): leave the flag out, or start a new run"
             )
 
 
@@ -78,8 +172,10 @@ def refuse_contradictions(args: argparse.Namespace, given: dict[str, Any]) -> No
                 raise UserError(f"--{name} has no effect on --model {args.model}: leave it out")
 
 
-def fill_in(args: argparse.Namespace) -> None:
+def fill_in(args: argparse.Namespace, defaults: dict[str, Any]) -> None:
     """Settle the defaults that depend on other flags."""
+    if args.out is None:
+        args.out = default_folder(args, defaults)
     sgd = args.optimizer == "sgd"
     if args.lr is None:
         args.lr = 0.1 if sgd else 1e-3
@@ -88,6 +184,22 @@ def fill_in(args: argparse.Namespace) -> None:
     if args.finish is None:
         # Heads added to the logits must be out of use before they are removed.
         args.finish = 0.9 if args.combine == "logits" else 1.0
-    if args.out is None:
-        model = args.model.replace(":", "-")
-        args.out = f"runs/{args.dataset}-{model}-{args.method}-seed{args.seed}"
+
+
+def default_folder(args: argparse.Namespace, defaults: dict[str, Any]) -> str:
+    """A name that tells every setting which is not the default: runs of a sweep do not meet."""
+    named = ("dataset", "model", "method", "seed", "out", "changed")
+    others = [
+        f"{name.replace('_', '-')}{'' if value is True else f'-{value}'}"
+        for name, value in vars(args).items()
+        if name not in (*named, *FREE) and value != defaults[name]
+    ]
+    if args.data_dir != defaults["data_dir"]:
+        others.append(f"data-dir-{args.data_dir}")
+    parts = [args.dataset, args.model, args.method, f"seed{args.seed}", *others]
+    name = re.sub(r"[^\w.,+-]+", "-", "-".join(parts), flags=re.ASCII)
+    if name != "-".join(parts).replace(":", "-") or len(name) > 120:
+        # Shortened or spelt otherwise, it might be that of another run, too.
+        digest = hashlib.sha256("-".join(parts).encode(errors="surrogateescape")).hexdigest()
+        name = f"{name[:110]}-{digest[:8]}"
+    return f"runs/{name}"

@@ -1,7 +1,8 @@
 """The training loop of train_cifar.py and train_dvs.py.
 
-What sj_shortcut adds to it: the heads and the loss in building.py, one line an epoch in _train(),
-and one in finish(). The rest is what any training needs that must not lose its work.
+What sj_shortcut adds to it: the heads and the loss in building.py, one line an epoch in
+to_the_end(), and one in finish() of state.py. The rest is what any training needs that must not
+lose its work.
 """
 
 from __future__ import annotations
@@ -12,24 +13,29 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
 from spikingjelly.activation_based import functional
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
-from sj_shortcut import remove_shortcuts, shortcut_logits, shortcuts_enabled
+from sj_shortcut import shortcut_logits, shortcuts_enabled
 
-from . import checkpoint, processes, reports
+from . import finite, processes, reports
 from .building import Position, Run, build, seed_everything
-from .errors import UserError, one_line
-from .loading import Data
+from .errors import UserError
+from .folder import claimed
+from .loading import Data, make_loaders
 from .processes import World
+from .state import finish, restore, save
+from .stopping import Stop
 
 __all__ = ["train"]
+
+T = TypeVar("T")
 
 
 def train(args: argparse.Namespace, script: str, load: Callable[..., Data]) -> int:
@@ -48,14 +54,37 @@ def train(args: argparse.Namespace, script: str, load: Callable[..., Data]) -> i
 
 def _train(args: argparse.Namespace, script: str, load: Callable[..., Data], world: World) -> int:
     seed_everything(args.seed)
-    world.alone(lambda: check_folder(args))
-    data = world.first(lambda: load(args))
-    run = build(args, script, world, data)
-    if args.resume:
-        restore(run)
-    with Stop(world) as stop, reports.Report(run) as report:
-        if not args.resume:
+    if args.load_only:
+        load_only(args, world.first(lambda: load(args)), world)
+        return 0
+    with claimed(Path(args.out), args.resume is not None, world):
+        data = world.first(lambda: load(args))
+        run = build(args, script, world, data)
+        if args.resume:
+            restore(run)
+        else:
             save(run)  # so that whatever happens, there is something to go on from
+        return to_the_end(run)
+
+
+def load_only(args: argparse.Namespace, data: Data, world: World) -> None:
+    """How fast the training data come, from the second batch on: workers start with the first."""
+    loaders = make_loaders(data, args, world)
+    loaders.batches.start(0, 0)
+    arrivals = []
+    for x, _ in loaders.train:
+        move(x, world)
+        arrivals.append(time.perf_counter())
+    seconds = arrivals[-1] - arrivals[0]
+    if world.rank == 0 and seconds:
+        images = (len(arrivals) - 1) * args.batch_size
+        reports.say(f"{images / seconds:.0f} images/s without training, --workers {args.workers}")
+
+
+def to_the_end(run: Run) -> int:
+    """Train and test the epochs that are left, and write the results."""
+    args = run.args
+    with Stop(run.world) as stop, reports.Report(run) as report:
         while run.position.epoch < args.epochs:
             train_epoch(run, stop, report)
             tested = {} if stop.requested() else evaluate(run, stop)
@@ -77,20 +106,6 @@ def _train(args: argparse.Namespace, script: str, load: Callable[..., Data], wor
     return 0
 
 
-def check_folder(args: argparse.Namespace) -> None:
-    folder = Path(args.out)
-    if not args.resume and (folder / checkpoint.LAST).exists():
-        raise UserError(
-            f"{folder} already holds a run: go on with it by --resume {folder}, or choose another "
-            "folder by --out"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.clear_leftovers(folder)
-    except OSError as error:
-        raise UserError(f"--out {folder}: {one_line(error)}") from error
-
-
 def train_epoch(run: Run, stop: Stop, report: reports.Report) -> None:
     """Train from where the run stands to the end of its epoch, or to where it is stopped."""
     args, world, at = run.args, run.world, run.position
@@ -100,24 +115,8 @@ def train_epoch(run: Run, stop: Stop, report: reports.Report) -> None:
     run.model.train()
     totals = Totals(at.totals if world.rank == 0 else dict.fromkeys(at.totals, 0.0))
     begin = time.perf_counter() - at.seconds
-    for x, y in loader if at.batch < steps else ():
-        x, y = move(x, world), move(y, world)
-        run.optimizer.zero_grad()
-        with autocast(run):
-            output = run.forward(x)
-            loss = run.criterion(output if args.per_step else output.mean(0), y)
-        run.scaler.scale(loss).backward()
-        if args.clip_grad:
-            run.scaler.unscale_(run.optimizer)
-            torch.nn.utils.clip_grad_norm_(run.model.parameters(), args.clip_grad)
-        run.scaler.step(run.optimizer)
-        run.scaler.update()
-        run.lr.step()
-        functional.reset_net(run.model)
-
-        parts = run.criterion.parts if run.has_heads else {"total": loss, "main": loss}
-        totals.add_losses(parts, len(y))
-        totals.add("train_correct", correct(output, y))
+    for x, y in timed(loader, at) if at.batch < steps else ():
+        train_step(run, move(x, world), move(y, world), totals)
         at.batch += 1
         report.step()
         stopping = stop.requested()
@@ -130,6 +129,58 @@ def train_epoch(run: Run, stop: Stop, report: reports.Report) -> None:
         if stopping:
             return
     at.seconds, at.totals = time.perf_counter() - begin, totals.over(world)
+
+
+def timed(loader: Iterable[T], at: Position) -> Iterator[T]:
+    """The batches of a loader; the time it takes to get them is added up."""
+    iterator, end = iter(loader), object()
+    while True:
+        begin = time.perf_counter()
+        batch = next(iterator, end)
+        at.waited += time.perf_counter() - begin
+        if batch is end:
+            return
+        yield cast(T, batch)
+
+
+def train_step(run: Run, x: Tensor, y: Tensor, totals: Totals) -> None:
+    """Forward, backward and step, unless what came of it is not finite."""
+    args = run.args
+    undo = finite.Undo(run) if args.skip_nonfinite else None
+    run.optimizer.zero_grad()
+    step = Totals({})
+    pairs = zip(x.chunk(args.accumulate), y.chunk(args.accumulate), strict=True)
+    for i, (part_x, part_y) in enumerate(pairs, start=1):
+        with gradients_shared(run, last=i == args.accumulate):
+            with autocast(run):
+                output = run.forward(part_x)
+                loss = run.criterion(output if args.per_step else output.mean(0), part_y)
+            run.scaler.scale(loss * (len(part_y) / len(y))).backward()
+        parts = run.criterion.parts if run.has_heads else {"total": loss, "main": loss}
+        step.add_losses(parts, len(part_y))
+        step.add("train_correct", correct(output, part_y))
+        functional.reset_net(run.model)
+    if run.world.any(~finite.all_finite(run, step.sums["loss_total"])):
+        if undo is None:
+            finite.refuse(run, {k: v for k, v in step.sums.items() if k.startswith("loss_")})
+        undo()
+        run.position.skipped += 1
+    else:
+        if args.clip_grad:
+            run.scaler.unscale_(run.optimizer)
+            torch.nn.utils.clip_grad_norm_(run.model.parameters(), args.clip_grad)
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+        finite.check_scale(run)
+        totals.add_all(step)
+    run.lr.step()
+
+
+def gradients_shared(run: Run, last: bool) -> contextlib.AbstractContextManager[None]:
+    """Several processes add up their gradients once a batch, with its last part."""
+    if isinstance(run.forward, DistributedDataParallel) and not last:
+        return run.forward.no_sync()
+    return contextlib.nullcontext()
 
 
 @torch.no_grad()
@@ -168,6 +219,10 @@ class Totals:
         for name, value in parts.items():
             self.add(f"loss_{name}", value.detach().double() * samples)
 
+    def add_all(self, other: Totals) -> None:
+        for name, value in other.sums.items():
+            self.add(name, value)
+
     def over(self, world: World) -> dict[str, float]:
         values = torch.tensor([float(v) for v in self.sums.values()], dtype=torch.float64)
         return dict(zip(self.sums, world.sum(values).tolist(), strict=True))
@@ -181,6 +236,11 @@ def correct(output: Tensor, y: Tensor) -> Tensor:
 def summarize(run: Run, tested: dict[str, float]) -> dict[str, float]:
     """The row of metrics.csv for the epoch just trained and tested."""
     totals = run.position.totals
+    if not totals:
+        raise UserError(
+            f"every step of epoch {run.position.epoch + 1} was left out by --skip-nonfinite: go on "
+            f"with --resume {run.folder} and a lower --lr"
+        )
     samples = totals["samples"]
     losses = {
         name.removeprefix("loss_") if name == "loss_total" else name: value / samples
@@ -188,11 +248,6 @@ def summarize(run: Run, tested: dict[str, float]) -> dict[str, float]:
         if name.startswith("loss_")
     }
     loss = losses.pop("total")
-    if not np.isfinite(loss):
-        raise UserError(
-            f"the loss is {loss} in epoch {run.position.epoch + 1}: lower --lr, or warm up by "
-            "--warmup-epochs"
-        )
     return {
         "epoch": run.position.epoch + 1,
         "lambda": run.criterion.schedule.coefficient if run.has_heads else 0.0,
@@ -203,6 +258,8 @@ def summarize(run: Run, tested: dict[str, float]) -> dict[str, float]:
         **tested,
         "seconds": run.position.seconds,
         "images_per_second": samples / run.position.seconds,
+        "waiting": run.position.waited / run.position.seconds,
+        **({"skipped_steps": run.position.skipped} if run.args.skip_nonfinite else {}),
     }
 
 
@@ -220,31 +277,6 @@ def due_for_gradients(run: Run) -> bool:
     return bool(every) and (run.position.epoch + 1) % every == 0
 
 
-class Stop:
-    """Turns the first SIGTERM or Ctrl-C into a question the loop asks; a second one kills."""
-
-    def __init__(self, world: World) -> None:
-        self.world, self.signal = world, 0
-
-    def __enter__(self) -> Stop:
-        self.before = {s: signal.signal(s, self.note) for s in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def note(self, number: int, frame: Any) -> None:
-        self.signal = number
-        signal.signal(number, signal.SIG_DFL)
-
-    def requested(self) -> bool:
-        """Whether this or any other process is asked to stop; all of them must ask."""
-        if self.world.size == 1:
-            return self.signal != 0
-        return bool(self.world.sum(torch.tensor(float(self.signal != 0))) > 0)
-
-
 def stopped(run: Run, stop: Stop) -> int:
     save(run)
     at = run.position
@@ -258,71 +290,3 @@ def stopped(run: Run, stop: Stop) -> int:
             f"--resume {shlex.quote(str(run.folder))}"
         )
     return 128 + (stop.signal or signal.SIGTERM)
-
-
-def save(run: Run, best: bool = False) -> None:
-    """Write last.pt, from process 0, with what all processes have to say."""
-    rng = run.world.gather(checkpoint.rng_state())
-    schedule = None
-    if run.has_heads:
-        schedule = checkpoint.merge(run.world.gather(run.criterion.schedule.state_dict()))
-    run.world.alone(lambda: checkpoint.save(run.folder, state_of(run, rng, schedule), best))
-
-
-def state_of(
-    run: Run, rng: list[dict[str, Any]], schedule: dict[str, Any] | None
-) -> dict[str, Any]:
-    return {
-        "script": run.script,
-        "settings": {k: v for k, v in vars(run.args).items() if k not in ("resume", "debug")},
-        "data": {"classes": run.data.classes, "train": len(run.data.train)},
-        "position": vars(run.position),
-        "history": run.history,
-        "model": run.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "lr": {k: v for k, v in run.lr.state_dict().items() if k != "lr_lambdas"},
-        "schedule": schedule,
-        "scaler": run.scaler.state_dict(),
-        "rng": rng,
-    }
-
-
-def restore(run: Run) -> None:
-    """Put everything back to where the checkpoint was written."""
-    path = checkpoint.find(run.args.resume)
-    state = checkpoint.load(path)
-    if state["data"] != {"classes": run.data.classes, "train": len(run.data.train)}:
-        raise UserError(
-            f"{path} was trained on {state['data']['train']} samples of "
-            f"{len(state['data']['classes'])} classes, but {run.args.data_dir} now has "
-            f"{len(run.data.train)} of {len(run.data.classes)}, or others: restore the data"
-        )
-    run.model.load_state_dict(state["model"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.lr.load_state_dict({**state["lr"], "lr_lambdas": [None]})
-    if run.has_heads:
-        schedule = checkpoint.share(state["schedule"], run.world.rank)
-        run.criterion.schedule.load_state_dict(schedule)
-    run.scaler.load_state_dict(state["scaler"])
-    run.position = Position(**state["position"])
-    run.history = state["history"]
-    rng = state["rng"]
-    if run.world.rank < len(rng):
-        checkpoint.set_rng_state(rng[run.world.rank])
-    if run.world.rank == 0 and len(rng) != run.world.size:
-        reports.say(
-            f"note: started with {len(rng)} processes, going on with {run.world.size}: the same "
-            "global batches, so the same results up to rounding, but for dropout"
-        )
-
-
-def finish(run: Run) -> None:
-    """Take the heads out and write the plain model's weights."""
-    if run.has_heads:
-        remove_shortcuts(run.model)
-    weights = {k: v.cpu() for k, v in run.model.state_dict().items()}
-    path = run.folder / "model.pt"
-    remedy = f"make room or mend the folder, then --resume {run.folder}"
-    run.world.alone(
-        lambda: checkpoint.write_atomically(path, lambda file: torch.save(weights, file), remedy)
-    )

@@ -84,7 +84,9 @@ class Script:
         end = time.time() + timeout
         while text not in self.output():
             assert time.time() < end, self.output(".err")
-            assert self.process.is_alive(), self.output(".err")
+            if not self.process.is_alive():
+                ended = f"ended with {self.process.exitcode} before {text!r}"
+                raise AssertionError(ended + self.output() + self.output(".err"))
             time.sleep(0.02)
 
     def send(self, signal_number):

@@ -6,6 +6,8 @@ import resource
 import shutil
 import signal
 import struct
+import subprocess
+import sys
 import time
 import zipfile
 from functools import partial
@@ -14,11 +16,11 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.examples.scripts import TINY, Script, assert_same_weights, run, succeed
+from tests.examples.scripts import EXAMPLES, TINY, Script, assert_same_weights, run, succeed
 
 # 3 epochs of 5 batches, and a checkpoint after every single batch.
 RUN = [*TINY, "--epochs", "3", "--checkpoint-every", "1", "--crop", "--cutout", "3"]
-TIMES = ["seconds", "images_per_second"]
+TIMES = ["seconds", "images_per_second", "waiting"]
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +143,12 @@ def test_no_checkpoint_other_script_other_settings_other_data(whole, tmp_path):
     assert "there is no checkpoint" in error
     error = run("train_dvs.py", "--resume", whole, log=log).error
     assert "was written by train_cifar.py" in error
+    error = run("train_cifar.py", "--resume", whole, "--seed", "5", log=log).error
+    assert "--seed 5 contradicts" in error and "started with 0" in error and "order" in error
     error = run("train_cifar.py", "--resume", whole, "--lr", "0.5", log=log).error
-    assert "--lr 0.5 contradicts" in error and "0.1" in error
+    assert "all of its 3 epochs" in error and "--epochs" in error
+    error = run("train_cifar.py", "--resume", whole, "--epochs", "2", log=log).error
+    assert "has 3 epochs already" in error
     error = run("train_cifar.py", "--resume", whole, "--out", tmp_path, log=log).error
     assert "--out contradicts --resume" in error
     error = run("train_cifar.py", *TINY, "--out", whole, log=log).error
@@ -174,3 +180,33 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(whole, tmp_path)
     assert not list(folder.glob(".*.tmp"))
     succeed("train_cifar.py", "--resume", folder, log=log)
     assert_same_weights(whole, folder)
+
+
+ON_A_SMALL_DISK = """
+mount -t tmpfs -o size=$1 tmpfs "$2" || exit 77
+shift 2
+"$@"
+code=$?
+cp -r small/run copy && exit $code
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs Linux")
+@pytest.mark.parametrize("size", ["20k", "110k", "160k"])
+def test_a_disk_that_fills_up_leaves_a_checkpoint_that_goes_on_elsewhere(whole, tmp_path, size):
+    (tmp_path / "small").mkdir()
+    command = ["unshare", "-rm", "sh", "-c", ON_A_SMALL_DISK, "sh", size, str(tmp_path / "small")]
+    command += [sys.executable, str(EXAMPLES / "train_cifar.py"), *RUN, "--out", "small/run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    if done.returncode == 77 or "unshare failed" in done.stderr:
+        pytest.skip("may not mount a disk of its own: " + done.stderr)
+    assert done.returncode == 2, done.stderr
+    assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: cannot write"), done.stderr
+    copy = tmp_path / "copy"
+    assert not list(copy.glob(".*.tmp"))
+    if size == "20k":
+        assert not list(copy.glob("*.pt"))
+        return
+    succeed("train_cifar.py", "--resume", copy, log=tmp_path / "log")
+    assert_same_weights(whole, copy)

@@ -1,6 +1,7 @@
 """What users do wrong: one line that names the file or flag and the remedy, and exit code 2."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -26,7 +27,7 @@ def test_folders(tmp_path):
         error = run("train_cifar.py", *flags, "--workers", workers, log=log).error
         assert str(broken) in error and "replace or remove it" in error
         assert sorted(p.name for p in (tmp_path / "run").glob("*.pt")) == ["last.pt"]
-        (tmp_path / "run" / "last.pt").unlink()
+        shutil.rmtree(tmp_path / "run")
     broken.write_text("no image")
     assert str(broken) in run("train_cifar.py", *flags, log=log).error
 
@@ -41,7 +42,7 @@ def test_folders(tmp_path):
         flags = [*make_images(other, train, test), *NET]
         if name == "empty class":
             (other / "train" / "emu").mkdir()
-        (tmp_path / "run" / "last.pt").unlink(missing_ok=True)
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
         error = run("train_cifar.py", *flags, *out, log=log).error
         assert text in error and str(other / path) in error, error
         assert not list((tmp_path / "run").glob("model.pt"))
@@ -113,12 +114,6 @@ def test_no_gpu(tmp_path, flags):
     error = run("train_cifar.py", *args, log=tmp_path / "log").error
     assert flags in error
     assert not list(tmp_path.rglob("*.pt"))
-
-
-def test_a_diverging_training_says_so(tmp_path):
-    args = [*TINY, "--lr", "1e30", "--epochs", "3", "--out", tmp_path / "run"]
-    error = run("train_cifar.py", *args, log=tmp_path / "log").error
-    assert "lower --lr" in error
 
 
 def test_debug_shows_the_traceback(tmp_path):

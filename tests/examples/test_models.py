@@ -29,7 +29,7 @@ def test_each_model_takes_heads(example_modules, name):
     x = torch.rand(1, channels, size, size)
     over_time = building.OverTime(model, 2, "m")
     building.check_output(model, over_time, x, 10, args)
-    building.add_method(args, model, over_time.steps(x), 10)
+    building.add_method(args, model, over_time.steps(x), 10, torch.nn.CrossEntropyLoss())
     with torch.no_grad():
         assert over_time(x).shape == (2, 1, 10)
     functional.reset_net(model)
@@ -57,4 +57,4 @@ def test_a_model_of_the_users_own(tmp_path):
     flags = [*TINY[:2], *TINY[6:], "--model", "mine:net", "--epochs", "1", "--step-mode", "s"]
     args = [*flags, "--out", tmp_path / "run"]
     done = succeed("train_cifar.py", *args, log=tmp_path / "log", cwd=tmp_path)
-    assert "heads at 2" in done.out
+    assert "1 head at 2" in done.out

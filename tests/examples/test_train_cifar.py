@@ -45,7 +45,7 @@ def test_what_a_run_leaves_behind(tmp_path, example_modules):
     done = succeed("train_cifar.py", *flags, "--out", folder, log=tmp_path / "log")
     assert {path.name for path in folder.iterdir()} == set(
         "config.json metrics.csv tensorboard last.pt previous.pt best.pt model.pt curves.png "
-        "gradients gradients.png".split()
+        "gradients gradients.png .lock".split()
     )
     config = json.loads((folder / "config.json").read_text())
     assert config["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__

@@ -23,7 +23,7 @@ from tests.examples.data_sets import (
     no_network,
     zipped,
 )
-from tests.examples.scripts import run, shared, succeed
+from tests.examples.scripts import Script, assert_same_weights, run, shared, succeed
 
 NET = "--model plain:4 --width 4 --workers 0 --epochs 1 --batch-size 8".split()
 
@@ -87,6 +87,11 @@ def test_the_split_of_cifar10_dvs_is_spikingjellys_without_loading(tmp_path):
     for part, subset in zip(("train", "test"), expected, strict=True):
         paths = [Path(whole.samples[i][0]) for i in subset.indices]
         assert split[part] == [f"{path.parent.name}/{path.name}" for path in paths]
+
+
+def test_cifar10_dvs_is_split_into_9000_and_1000_as_in_the_paper(example_modules):
+    train, test = example_modules("trainer.events").split_in_file_order([*range(10)] * 1000)
+    assert (len(train), len(test), len({*train, *test})) == (9000, 1000, 10_000)
 
 
 def test_real_n_mnist_is_learned(tmp_path):
@@ -221,3 +226,40 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
     error = run("train_dvs.py", *flags, log=tmp_path.parent / "log").error
     tmp_path.chmod(0o755)
     assert "writable" in error
+
+
+def test_two_processes_that_convert_and_cache_at_once_lose_nothing(tmp_path):
+    root = tmp_path / "data"
+    before = make_raw(root, "n-mnist")
+    flags = ["--data-dir", root, *NET, "--frames", "2"]
+    pair = [
+        Script(
+            "train_dvs.py", *flags, "--out", tmp_path / f"run{i}", log=tmp_path / f"log{i}",
+            before=before,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    done = [script.wait() for script in pair]
+    assert [d.code for d in done] == [0, 0], done[0].err + done[1].err
+    said = done[0].out + done[1].out
+    assert said.count("converting the recordings") == said.count("making 2 frames") == 1
+    for folder in ("events_np", "frames_number_2_split_by_number"):
+        assert len(list((root / folder).rglob("*.np[yz]"))) == 60
+    assert_same_weights(tmp_path / "run0", tmp_path / "run1")
+
+
+def test_what_a_killed_process_was_caching_is_made_by_the_next(tmp_path):
+    root = tmp_path / "data"
+    before = make_raw(root, "n-mnist")
+    flags = ["--data-dir", root, *NET, "--frames", "2", "--out", tmp_path / "run"]
+    killed = Script("train_dvs.py", *flags, log=tmp_path / "log", before=before)
+    waiting = Script(
+        "train_dvs.py", *flags[:-1], tmp_path / "other", log=tmp_path / "log2", before=before
+    )
+    killed.wait_for(str(root))  # it converts, or waits for the other to do so
+    killed.process.kill()
+    killed.process.join()
+    done = waiting.wait()
+    assert done.code == 0, done.err
+    for folder in ("events_np", "frames_number_2_split_by_number"):
+        assert len(list((root / folder).rglob("*.np[yz]"))) == 60

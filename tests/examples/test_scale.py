@@ -1,0 +1,184 @@
+"""Long and large runs: jobs that are started again, parts of batches, class weights, crops."""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from tests.examples.scripts import (
+    EXAMPLES,
+    HANG,
+    TINY,
+    Script,
+    assert_same_weights,
+    run,
+    succeed,
+    weights,
+)
+from tests.examples.test_processes import TORCHRUN, assert_close
+
+RUN = [*TINY, "--epochs", "6", "--checkpoint-every", "2", "--device", "cpu"]
+
+
+def test_auto_starts_a_run_and_goes_on_with_it(tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    auto = [*RUN, "--epochs", "40", "--out", folder, "--resume", "auto"]
+    script = Script("train_cifar.py", *auto, log=log)
+    script.wait_for("epoch 2/")
+    script.send(signal.SIGKILL)
+    script.process.join()
+    done = succeed("train_cifar.py", *auto, log=log)
+    assert "epoch 1/" not in done.out and "epoch 40/40" in done.out
+    succeed("train_cifar.py", *auto[:-4], "--out", tmp_path / "whole", log=log)
+    assert_same_weights(folder, tmp_path / "whole")
+    error = run("train_cifar.py", *auto, "--seed", "1", log=log).error
+    assert "--seed 1 contradicts" in error
+
+
+def test_a_time_limit_told_by_signal_ends_after_a_checkpoint(tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    script = Script("train_cifar.py", *TINY, "--epochs", "2000", "--out", folder, log=log)
+    script.wait_for("epoch 1/")
+    script.send(signal.SIGUSR1)  # as by sbatch --signal=USR1@120
+    done = script.wait()
+    assert done.code == 128 + signal.SIGUSR1 and f"--resume {folder}" in done.out
+
+
+def ignore_hangups():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def test_a_terminal_that_closes_ends_after_a_checkpoint_and_under_nohup_not_at_all(tmp_path):
+    long = [*TINY, "--epochs", "2000"]
+    script = Script("train_cifar.py", *long, "--out", tmp_path / "run", log=tmp_path / "log")
+    under_nohup = Script(
+        "train_cifar.py", *long, "--out", tmp_path / "nohup", log=tmp_path / "log2",
+        before=ignore_hangups,
+    )  # fmt: skip
+    for each in (script, under_nohup):
+        each.wait_for("epoch 1/")
+        each.send(signal.SIGHUP)
+    assert script.wait().code == 128 + signal.SIGHUP
+    done = under_nohup.output().count("\nepoch ")
+    under_nohup.wait_for(f"epoch {done + 2}/")
+    under_nohup.process.kill()
+    under_nohup.process.join()
+
+
+def owner(folder):
+    """The process that holds a folder, once there is a checkpoint to go on from."""
+    end = time.time() + HANG
+    while time.time() < end:
+        try:
+            state = torch.load(folder / "last.pt", weights_only=True)
+            if state["position"]["epoch"] >= 1:
+                return json.loads((folder / ".owner").read_text())["process"]
+        except FileNotFoundError:
+            time.sleep(0.02)
+    raise AssertionError("no checkpoint")
+
+
+def test_torchrun_restarts_from_the_last_checkpoint_when_a_process_is_killed(tmp_path):
+    script = [str(EXAMPLES / "train_cifar.py"), *RUN, "--epochs", "30"]
+    for name, restarts in (("whole", 0), ("killed", 1)):
+        folder = tmp_path / name
+        command = [*TORCHRUN, "2", "--max-restarts", str(restarts), *script]
+        command += ["--resume", "auto", "--out", str(folder)]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        if restarts:
+            os.kill(owner(folder), signal.SIGKILL)
+        out, err = process.communicate(timeout=HANG)
+        assert process.returncode == 0, err
+        assert out.count("last epoch") == 1
+        assert out.count("results in") == 1 + restarts
+    assert_close(tmp_path / "whole", tmp_path / "killed")
+    rows = [pd.read_csv(tmp_path / name / "metrics.csv") for name in ("whole", "killed")]
+    assert rows[1].epoch.tolist() == list(range(1, 31))
+    pd.testing.assert_series_equal(rows[0].loss, rows[1].loss, rtol=1e-3)
+
+
+NO_NORM = (
+    "from torch import nn\n"
+    "from spikingjelly.activation_based import layer, neuron\n"
+    "def net():\n"
+    "    return nn.Sequential(layer.Flatten(), layer.Linear(64, 16), neuron.LIFNode(),\n"
+    "        layer.Linear(16, 12), neuron.LIFNode(), layer.Linear(12, 10))\n"
+)
+
+
+def test_a_batch_in_parts_is_the_same_step(tmp_path):
+    (tmp_path / "mine.py").write_text(NO_NORM)
+    own = [*TINY[:2], *TINY[6:], "--model", "mine:net", "--epochs", "2", "--clip-grad", "1"]
+    for parts in ("1", "4"):
+        args = [*own, "--accumulate", parts, "--out", tmp_path / parts]
+        succeed("train_cifar.py", *args, log=tmp_path / "log", cwd=tmp_path)
+    assert_close(tmp_path / "1", tmp_path / "4")
+    rows = [pd.read_csv(tmp_path / parts / "metrics.csv") for parts in ("1", "4")]
+    for column in ("loss", "loss_main", "train_accuracy"):
+        pd.testing.assert_series_equal(rows[0][column], rows[1][column], rtol=1e-3)
+    args = [*TINY, "--accumulate", "3", "--out", tmp_path / "3"]
+    error = run("train_cifar.py", *args, log=tmp_path / "log").error
+    assert "--accumulate 3" in error and "20" in error
+
+
+def test_balanced_class_weights_and_random_resized_crops(tmp_path, example_modules):
+    for part, name, number in (("train", "cat", 12), ("train", "dog", 4), ("test", "cat", 4),
+                               ("test", "dog", 4)):  # fmt: skip
+        (tmp_path / "data" / part / name).mkdir(parents=True)
+        for i in range(number):
+            pixels = np.full((20, 24, 3), 10 * i, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / part / name / f"{i}.png")
+    flags = (
+        "--dataset folder --image-size 14 --model plain:4 --width 4 --T 1 --batch-size 8".split()
+    )
+    flags += ["--data-dir", str(tmp_path / "data"), "--epochs", "1", "--workers", "0", "--at", "1"]
+    flags += ["--class-weights", "balanced", "--random-resized-crop"]
+    parser = example_modules("train_cifar").build_parser()
+    args = example_modules("trainer.settings").parse(parser, flags)
+    data = example_modules("trainer.images").load(args)
+    assert data.train[0][0].shape == data.test[0][0].shape == (3, 14, 14)
+    found = example_modules("trainer.building").class_weights(args, data)
+    assert found.tolist() == pytest.approx([16 / 24, 16 / 8])
+    assert found @ torch.tensor([12.0, 4.0]) == 16  # the mean weight of a sample is 1
+    even = argparse.Namespace(class_weights="equal")
+    assert example_modules("trainer.building").class_weights(even, data) is None
+    for name, changed in (("balanced", []), ("equal", ["--class-weights", "equal"])):
+        succeed("train_cifar.py", *flags, *changed, "--out", tmp_path / name, log=tmp_path / "log")
+    one, other = weights(tmp_path / "balanced"), weights(tmp_path / "equal")
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_time_spent_waiting_for_data_is_told(tmp_path):
+    args = [*TINY, "--epochs", "1", "--crop", "--out", tmp_path / "run"]
+    succeed("train_cifar.py", *args, log=tmp_path / "log")
+    share = pd.read_csv(tmp_path / "run" / "metrics.csv").waiting.item()
+    assert 0 < share < 1
+
+
+def test_how_fast_data_come_without_training(tmp_path):
+    for workers in ("0", "1"):
+        args = [*TINY, "--workers", workers, "--load-only", "--out", tmp_path / "run"]
+        done = succeed("train_cifar.py", *args, log=tmp_path / "log")
+        assert re.fullmatch(rf"\d+ images/s without training, --workers {workers}\n", done.out)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_commands_of_the_page_on_long_runs_are_understood(example_modules):
+    page = (EXAMPLES.parent / "docs" / "long_runs.md").read_text().replace("\\\n", " ")
+    found = re.findall(r"examples/(train_\w+)\.py (-[^\n`]+)", page)
+    assert len(found) == 5
+    for script, flags in found:
+        parser = example_modules(script).build_parser()
+        args = example_modules("trainer.settings").parse(parser, flags.split())
+        assert args.resume is None and args.out.lstrip("/").startswith(("runs/", "shared/runs/"))

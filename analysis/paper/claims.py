@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -18,11 +19,15 @@ __all__ = [
     "best_rate",
     "compared",
     "first_claim",
+    "in_short",
     "labelled",
     "second_claim",
+    "summed_up",
 ]
 
 DEPTHS = (18, 34)
+
+Pair = tuple[tuple[str, int], tuple[str, int]]  # method and depth, over method and depth
 
 
 class Verdict(NamedTuple):
@@ -79,6 +84,36 @@ def compared(runs: pd.DataFrame, one: tuple[str, int], other: tuple[str, int]) -
         return None
     text = f"{one[0]}, {one[1]} layers > {other[0]}, {other[1]} layers"
     return Verdict(text, welch(a, b), (len(a), len(b)))
+
+
+def in_short(runs: pd.DataFrame) -> dict[str, str]:
+    """What each part of the claims comes to: part → answer."""
+    parts: dict[str, list[Pair]] = {}
+    for depth in DEPTHS:
+        steps = (("eq6", "vanilla"), ("eq10", "eq6"))
+        name = f"Claim 1, ResNet-{depth}: vanilla < Eq. 6 < Eq. 10"
+        parts[name] = [((one, depth), (other, depth)) for one, other in steps]
+    worse = "Claim 2: vanilla ResNet-34 is worse than vanilla ResNet-18"
+    parts[worse] = [(("vanilla", 18), ("vanilla", 34))]
+    parts["Claim 2: with Eq. 10 it is better"] = [(("eq10", 34), ("eq10", 18))]
+    return {
+        part: summed_up([compared(runs, one, other) for one, other in pairs])
+        for part, pairs in parts.items()
+    }
+
+
+def summed_up(found: Sequence[Verdict | None]) -> str:
+    """One answer to several comparisons that must all hold."""
+    known = [each for each in found if each is not None]
+    answers = [each.answer for each in known]
+    if "no" in answers:
+        return "no"
+    if len(known) < len(found):
+        return "not answered yet: runs are missing"
+    if any(answer.startswith("not yet") for answer in answers):
+        so_far = ", ".join(f"{each.difference.value:+.1f}" for each in known)
+        return f"not answered yet: one seed ({so_far} points) has no interval"
+    return "yes" if set(answers) == {"yes"} else "not settled: an interval has 0 in it"
 
 
 def first_claim(runs: pd.DataFrame) -> list[Verdict]:

@@ -17,6 +17,7 @@ from analysis.paper.claims import (
     best_rate,
     compared,
     first_claim,
+    in_short,
     labelled,
     second_claim,
 )
@@ -61,6 +62,7 @@ def write_page(tables: Tables, figures: Mapping[str, str], planned: Sequence[Run
         chosen = at_best_rate(runs)
         parts += [
             unfinished(runs, planned),
+            "\n".join(f"- {part}: **{said}**." for part, said in in_short(chosen).items()) + "\n",
             *(f"![{name}]({name})\n\n*{text}*\n" for name, text in figures.items()),
             "## Claim 1: vanilla < shortcuts < evolutionary\n",
             verdicts(first_claim(chosen)),

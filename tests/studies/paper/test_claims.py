@@ -3,7 +3,14 @@
 import pandas as pd
 import pytest
 
-from analysis.paper.claims import at_best_rate, best_rate, compared, labelled, second_claim
+from analysis.paper.claims import (
+    at_best_rate,
+    best_rate,
+    compared,
+    in_short,
+    labelled,
+    second_claim,
+)
 
 
 def table(*rows: dict[str, object]) -> pd.DataFrame:
@@ -47,6 +54,25 @@ def test_vanilla_has_the_best_of_its_rates_by_validation() -> None:
     chosen = at_best_rate(runs)
     assert sorted(chosen["test_accuracy"]) == [0.3, 0.7, 0.8, 0.99]
     assert set(chosen[chosen["depth"] == 34]["method"]) == {"vanilla", "sew"}
+
+
+@pytest.mark.parametrize(
+    ("eq6", "eq10", "answer"),
+    [
+        ((0.60, 0.61), (0.70, 0.71), "yes"),
+        ((0.40, 0.41), (0.70, 0.71), "no"),
+        ((0.60, 0.61), (0.60, 0.62), "not settled: an interval has 0 in it"),
+        ((0.60,), (0.7,), "not answered yet: one seed (+9.5, +10.0 points) has no interval"),
+        ((0.60, 0.61), (), "not answered yet: runs are missing"),
+        ((0.40, 0.41), (), "no"),  # whatever the missing ones say
+    ],
+)
+def test_a_claim_holds_if_all_its_parts_do(eq6, eq10, answer) -> None:
+    runs = table(*seeds(0.50, 0.51), *seeds(*eq6, method="eq6"), *seeds(*eq10, method="eq10"))
+    found = in_short(runs)
+    assert found["Claim 1, ResNet-18: vanilla < Eq. 6 < Eq. 10"] == answer
+    assert found["Claim 2: with Eq. 10 it is better"] == "not answered yet: runs are missing"
+    assert len(found) == 4
 
 
 def test_the_second_claim_asks_both_ways() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sj_shortcut.places.example_pass import WEIGHT_LAYERS, Sight
+from sj_shortcut.places.example_pass import Sight
 from sj_shortcut.places.time_axis import indices
 
 __all__ = ["channel_axis", "channels_by_gradients"]
@@ -17,7 +17,7 @@ def channel_axis(source: Sight) -> int:
     """The channel axis of the output of a layer with weights."""
     if isinstance(source.module, nn.Linear):
         return -1
-    assert isinstance(source.module, WEIGHT_LAYERS)
+    assert isinstance(source.module, nn.modules.conv._ConvNd)
     return -1 - len(source.module.kernel_size)
 
 

@@ -131,7 +131,9 @@ def run_pass(
 
 def calibrate(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Give batch norms the statistics of one batch, inside :func:`untouched`: layers then fire."""
-    norms = [module for module in model.modules() if isinstance(module, _NORMS)]
+    # Synchronized norms would wait for other processes, which may not be looking.
+    plain = (m for m in model.modules() if not isinstance(m, nn.SyncBatchNorm))
+    norms = [module for module in plain if isinstance(module, _NORMS)]
     for norm in norms:
         norm.momentum = 1.0
         norm.train()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sj_shortcut.places import Look, layout_for, look_at, parse_layout
 from sj_shortcut.shortcuts.forwards import Forwards
-from sj_shortcut.torch_model import is_sharded, map_tensors, tensors_in
+from sj_shortcut.torch_model import is_distributed, is_sharded, map_tensors, tensors_in
 
 __all__ = ["kind_of_input", "look_if_needed", "settle"]
 
@@ -63,7 +63,8 @@ def look_if_needed(
     forwards.failed_look = ""
     settle(look, forwards)
     layouts = [forwards.layouts.get(name) for name in forwards.names]
-    if all(layout is not None and layout.sure for layout in layouts):
+    # With several processes one look must do: all have to run the model equally often.
+    if is_distributed() or all(layout is not None and layout.sure for layout in layouts):
         forwards.looked_at = kind
     else:
         forwards.unclear.append(sizes)

@@ -52,7 +52,7 @@ def called_each_step(model: nn.Module, x: Any, y: Any, neuron_types: tuple[type,
         ValueError: If that cannot be told.
     """
     lead = first_tensor(x)
-    if not isinstance(x, Tensor | tuple) or lead is None or lead.ndim < 2:
+    if not isinstance(x, Tensor | tuple) or lead is None or not lead.ndim:
         return False
     steps = steps_in_one_call(model, x, neuron_types)
     if steps is True:
@@ -60,9 +60,11 @@ def called_each_step(model: nn.Module, x: Any, y: Any, neuron_types: tuple[type,
     if steps is None:
         return isinstance(x, Tensor)  # it does not take the batch as a whole
     samples = len(y) if isinstance(y, Tensor) and y.ndim else None
-    first, second = lead.shape[0] == samples, lead.shape[1] == samples
+    first, second = lead.shape[0] == samples, lead.ndim > 1 and lead.shape[1] == samples
     if isinstance(x, tuple):
         return second  # and :func:`run` tells that it cannot take a tuple apart
+    if lead.ndim == 1:
+        return not first  # likewise
     if first != second:
         return second
     if steps_in_one_call(model, x[0], neuron_types) is None:

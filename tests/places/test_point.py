@@ -11,28 +11,28 @@ from tests.places.tools import OWN_FEATURE
 
 TABLES = {
     True: """\
-   name     module channels stage usable on_path auto           shape                                              reason
-  0.0.2    LIFNode        8     1    yes     yes    -  (5, 8, 32, 32)
-    0.0 Sequential        8     1    yes       -    -  (5, 8, 32, 32)
-  0.1.2    LIFNode        8     1    yes     yes head  (5, 8, 32, 32)
-    0.1 Sequential        8     1    yes       -    -  (5, 8, 32, 32)
-      0 Sequential        8     1    yes       -    -  (5, 8, 32, 32)
-  1.0.2    LIFNode       16     2    yes     yes    - (5, 16, 16, 16)
-    1.0 Sequential       16     2    yes       -    - (5, 16, 16, 16)
-1.1.0.2    LIFNode       16     2    yes       -    - (5, 16, 16, 16) the classifier's own feature: left out unless named
-  1.1.0 Sequential       16     2    yes       -    - (5, 16, 16, 16)
-    1.1 Sequential       16     2    yes       -    - (5, 16, 16, 16)
-      1 Sequential       16     2    yes       -    - (5, 16, 16, 16)""",  # noqa: E501
+name     module      channels  stage  usable  on_path  auto  axes  reason
+0.0.2    LIFNode     8         1      yes     yes      -     NCHW
+0.0      Sequential  8         1      yes     -        -     NCHW
+0.1.2    LIFNode     8         1      yes     yes      head  NCHW
+0.1      Sequential  8         1      yes     -        -     NCHW
+0        Sequential  8         1      yes     -        -     NCHW
+1.0.2    LIFNode     16        2      yes     yes      -     NCHW
+1.0      Sequential  16        2      yes     -        -     NCHW
+1.1.0.2  LIFNode     16        2      yes     -        -     NCHW  the classifier's own feature: left out unless named
+1.1.0    Sequential  16        2      yes     -        -     NCHW
+1.1      Sequential  16        2      yes     -        -     NCHW
+1        Sequential  16        2      yes     -        -     NCHW""",  # noqa: E501
     False: """\
-     name     module channels stage usable on_path   auto           shape                                              reason
-0.{0-1}.2    LIFNode        8     1    yes     yes 1 of 2  (5, 8, 32, 32)
-  0.{0-1} Sequential        8     1    yes       -      -  (5, 8, 32, 32)
-        0 Sequential        8     1    yes       -      -  (5, 8, 32, 32)
-    1.0.2    LIFNode       16     2    yes     yes      - (5, 16, 16, 16)
-  1.{0-1} Sequential       16     2    yes       -      - (5, 16, 16, 16)
-  1.1.0.2    LIFNode       16     2    yes       -      - (5, 16, 16, 16) the classifier's own feature: left out unless named
-    1.1.0 Sequential       16     2    yes       -      - (5, 16, 16, 16)
-        1 Sequential       16     2    yes       -      - (5, 16, 16, 16)
+name       module      channels  stage  usable  on_path  auto    axes  reason
+0.{0-1}.2  LIFNode     8         1      yes     yes      1 of 2  NCHW
+0.{0-1}    Sequential  8         1      yes     -        -       NCHW
+0          Sequential  8         1      yes     -        -       NCHW
+1.0.2      LIFNode     16        2      yes     yes      -       NCHW
+1.{0-1}    Sequential  16        2      yes     -        -       NCHW
+1.1.0.2    LIFNode     16        2      yes     -        -       NCHW  the classifier's own feature: left out unless named
+1.1.0      Sequential  16        2      yes     -        -       NCHW
+1          Sequential  16        2      yes     -        -       NCHW
 (11 points, those alike in one row; full=True shows each)""",  # noqa: E501
 }
 
@@ -48,7 +48,7 @@ def test_the_table_shows_shapes_of_an_example_and_no_cell_is_cut():
     lines = repr(points).splitlines()
     columns = "name module channels stage usable on_path auto shape reason"
     assert lines[0].split() == columns.split()
-    assert lines[1].split() == ["1", "LIFNode", "24", "1", "yes", "yes", "head", "(3,", "24)"]
+    assert lines[1].split() == ["1", "LIFNode", "24", "1", "yes", "yes", "head", "3x24"]
     assert OWN_FEATURE in lines[3]
 
 

@@ -13,8 +13,10 @@ from tests.nets.zoo import lif
 
 
 def count_calls(model: nn.Module) -> list[int]:
+    """Not by a hook, which a look may leave out."""
     calls: list[int] = []
-    model.fc.register_forward_hook(lambda module, args, output: calls.append(1))
+    forward = model.fc.forward
+    model.fc.forward = lambda x: calls.append(1) or forward(x)
     return calls
 
 

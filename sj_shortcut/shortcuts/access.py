@@ -102,10 +102,10 @@ def shortcut_logits(model: nn.Module) -> dict[str, Tensor]:
     root = find_wrapped(model)
     forwards = forwards_of(root)
     records = forwards.sequence()
+    forwards.used = forwards.used or bool(records)
     logits = gathered(records, forwards.names, per_step=False)
     if not logits:
         raise RuntimeError(why_no_heads(root, forwards))
-    forwards.used = True
     for record in records:
         record.read = True
     return logits

@@ -926,8 +926,8 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], Callable[[Tensor], Any], Any, type[Ex
         lambda out: out.mean(0),
         labels(2),
         ValueError,
-        "target has shape (2,); for logits of 3 samples and 4 classes CrossEntropyLoss needs (3,) or "
-        "(3, 4).",
+        "target has shape (2,); for logits of 3 samples and 4 classes CrossEntropyLoss needs (3,) "
+        "or (3, 4).",
     ),
     "one-hot of other classes": (
         {"criterion": nn.MSELoss()},

@@ -103,8 +103,8 @@ def shortcut_logits(model: nn.Module) -> dict[str, Tensor]:
     """
     root = find_wrapped(model)
     forwards = forwards_of(root)
-    forwards.used = True
     records = forwards.sequence()
+    forwards.used = forwards.used or bool(records)
     logits = gathered(records, forwards.names, per_step=False)
     if not logits:
         raise RuntimeError(why_no_heads(root, forwards))

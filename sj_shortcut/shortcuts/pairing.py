@@ -55,6 +55,7 @@ def heads_behind(
     logits = _fitted(output, records, passed, forwards)
     if not logits:
         raise RuntimeError(why_no_heads(root, forwards, records))
+    _check_steps(output, logits)
     return logits, records
 
 
@@ -136,6 +137,16 @@ def _fitted(
                 "wrap_with_shortcuts."
             )
     return logits
+
+
+def _check_steps(output: Tensor, logits: dict[str, Tensor]) -> None:
+    """Per step, heads have the steps of the output, or one where their points have no time."""
+    for name, values in logits.items():
+        if values.ndim == 3 and values.shape[0] not in (1, output.shape[0]):
+            raise ValueError(
+                f"the model's output is {tuple(output.shape)} but the head at '{name}' gave "
+                f"{tuple(values.shape)}: pass the output of all time steps, [T, N, K]."
+            )
 
 
 def _hint_of_time(samples: int, rows: list[int]) -> str:

@@ -83,7 +83,7 @@ def activation_behind(
 def _origin(node: Any) -> str:
     """Name of the operation that all parts of an output come from; empty if they differ."""
     waiting, passed = [node], set()
-    names = set()
+    names: set[str] = set()
     while waiting and len(names) < 2:
         node = waiting.pop()
         if node is None or node in passed:

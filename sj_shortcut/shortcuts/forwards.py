@@ -67,10 +67,9 @@ class Record:
 
     def with_earlier(self) -> list[Record]:
         """This record and those of the time steps before it, in order; for compiled code."""
-        found, record = [], self
-        while record is not None:
-            found.append(record)
-            record = record.before
+        found = [self]
+        while found[-1].before is not None:
+            found.append(found[-1].before)
         return found[::-1]
 
     def all_logits(self) -> list[Tensor]:

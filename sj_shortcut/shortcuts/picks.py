@@ -71,7 +71,8 @@ def picks_behind(
 def _chain(output: Tensor, passed: Collection[Any]) -> list[_Link]:
     """Nodes behind an output up to where it has several parts: with branch, shape before, after."""
     found = []
-    node, branch, after = output.grad_fn, output.output_nr, tuple(output.shape)
+    node: Any = output.grad_fn
+    branch, after = output.output_nr, tuple(output.shape)
     while node in passed:
         before = _shape_before(node, after)
         found.append((node, branch, before, after))

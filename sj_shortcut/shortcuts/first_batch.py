@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from sj_shortcut.places import Look, layout_for, look_at, parse_layout
 from sj_shortcut.shortcuts.forwards import Forwards
@@ -45,7 +46,8 @@ def look_if_needed(
     if sizes in forwards.unclear or len(forwards.unclear) > _MOST_LOOKS:
         return
     try:
-        with torch.inference_mode(False):  # a look needs gradients
+        # A look needs gradients, and a checkpoint around the model must not count what they need.
+        with torch.inference_mode(False), saved_tensors_hooks(Tensor.detach, _as_it_is):
             args, kwargs = map_tensors((args, dict(kwargs)), _with_gradients)
             look = look_at(
                 model,
@@ -68,6 +70,10 @@ def look_if_needed(
         forwards.looked_at = kind
     else:
         forwards.unclear.append(sizes)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _with_gradients(tensor: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ __all__ = ["Oversight", "tell", "tell_of_eval_mode", "watch_for_unused_heads"]
 
 # Losses of training after which heads that stay where they are are looked at.
 _FIRST_LOOK = 4
+# Loss of training from which on a new look begins, at powers of two.
+_NEXT_LOOK = 16
 _NEVER_RAN = 10
 _ONE_BATCH_EPOCHS = 5
 _EVALUATIONS = 3
@@ -53,8 +55,10 @@ class Oversight:
         self._first_coefficient: float | None = None
         self._evaluations = forwards.evaluations
         self._since_step = self._updates = self._short_epochs = 0
+        self._sentinel: nn.Parameter | None = None
+        self._version = -1
         self._movement: _Movement | None = None
-        self._held = False
+        self._settled = False
 
     def training(
         self,
@@ -79,6 +83,7 @@ class Oversight:
         if self._calls == 1:
             self._frozen(branches)
         self._resting(branches, records)
+        self._count_updates(root)
         self._optimizer(root, branches, used)
         self._schedule(schedule)
 
@@ -117,6 +122,14 @@ class Oversight:
                 "module is never called in training, or around its hooks. Choose another point.",
             )
 
+    def _count_updates(self, root: nn.Module) -> None:
+        """By the version of one parameter, which tells for nothing."""
+        if self._calls == 1:
+            self._sentinel = next((p for p in own_parameters(root) if p.requires_grad), None)
+        if self._sentinel is not None and self._sentinel._version != self._version:
+            self._version = self._sentinel._version
+            self._updates += self._calls > 1
+
     def _optimizer(
         self,
         root: nn.Module,
@@ -127,18 +140,19 @@ class Oversight:
             if used:
                 self._movement = _Movement(root, {name: branches[name] for name in used})
             return
-        self._updates += self._movement.updated()
-        if self._held:
+        if self._settled:
+            if self._calls >= _NEXT_LOOK and not self._calls & (self._calls - 1):
+                self._movement, self._settled = None, False  # there may be another optimizer
             return
         calls = self._movement.count(used)
         if calls < _FIRST_LOOK or calls & (calls - 1):  # powers of two, ever more rarely
             return
         behind = self._movement.left_behind()
-        self._held = behind is not None
+        self._settled = behind is not None
         if not behind:
             return
         if not self._movement.is_of(branches):  # heads were replaced meanwhile
-            self._movement, self._held = None, False
+            self._movement, self._settled = None, False
             return
         some = "" if len(behind) == len(used) else f" at {', '.join(map(repr, behind))}"
         tell(
@@ -208,7 +222,6 @@ class _Movement:
         self.body = [(p, p._version) for p in own if p.requires_grad]
         body = _smallest(own)
         self.kept = None if body is None else _Kept(body)
-        self.last_version = -1 if self.kept is None else self.kept.version
         self.calls = 0
         self.parts = dict.fromkeys(self.heads, 0)
 
@@ -219,13 +232,6 @@ class _Movement:
             if name in self.parts:
                 self.parts[name] += 1
         return self.calls
-
-    def updated(self) -> bool:
-        """Whether the model was updated since the last call of this."""
-        if self.kept is None:
-            return False
-        before, self.last_version = self.last_version, self.kept.parameter._version
-        return before != self.last_version
 
     def left_behind(self) -> list[str] | None:
         """Heads that stay where they are while others move; ``None`` if not known yet."""

@@ -37,8 +37,9 @@ def heads_behind(
         if forwards.trains:
             raise RuntimeError(
                 "the output has no graph, though the model's last forward had one: it was "
-                "detached, or went through NumPy, and neither it nor the heads could learn. Give "
-                "the loss the output as the model gave it."
+                "detached, went through NumPy, or was computed without gradients before, and "
+                "neither it nor the heads could learn. Give the loss the output as the model gave "
+                "it; for the loss of an output without gradients take torch.no_grad()."
             )
         return None
     found, passed = records_behind(output, forwards.of_compiled_code())

@@ -213,13 +213,28 @@ def test_the_output_of_another_model_is_told(other):
         loss_of(model)(other()(x).mean(0), Y)
 
 
-def test_an_output_that_was_detached_is_told():
-    model = wrapped()
+def saved_and_loaded(output: Tensor) -> Tensor:
     kept = io.BytesIO()
-    torch.save(model(images()).mean(0), kept)
+    torch.save(output, kept)
     kept.seek(0)
-    with pytest.raises(RuntimeError, match="no graph"):
-        loss_of(model)(torch.load(kept), Y)
+    return torch.load(kept)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda output: output.detach(),
+        lambda output: torch.from_numpy(output.detach().numpy()),
+        lambda output: output.detach().requires_grad_(),
+        saved_and_loaded,
+    ],
+    ids=["detached", "through NumPy", "with gradients again", "saved"],
+)
+def test_an_output_that_was_cut_off_is_told(cut):
+    model = wrapped()
+    output = cut(model(images()).mean(0))
+    with pytest.raises(RuntimeError, match="detached"):
+        loss_of(model)(output, Y)
 
 
 def test_two_losses_on_one_output_of_a_compiled_model_without_an_eager_forward_before():
@@ -250,6 +265,21 @@ def test_a_model_under_a_reentrant_checkpoint_is_told():
     output = checkpoint(model, images().requires_grad_(), use_reentrant=True).mean(0)
     with pytest.raises(RuntimeError, match="use_reentrant"):
         loss_of(model)(output, Y)
+
+
+def test_a_model_under_a_checkpoint_that_runs_it_again_trains_from_its_first_batch_on():
+    models = [nn.Sequential(nn.Linear(8, 16), Smooth(), nn.Linear(16, CLASSES)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    x, losses = images()[0].requires_grad_(), []
+    for i, model in enumerate(models):
+        torch.manual_seed(1)
+        wrap_with_shortcuts(model, at=["1"], neuron_types=(Smooth,))
+        output = checkpoint(model, x, use_reentrant=False) if i else model(x)
+        losses.append(loss_of(model)(output, Y))
+        losses[-1].backward()
+    torch.testing.assert_close(*losses)
+    for one, other in zip(*[model.parameters() for model in models], strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
 
 
 @pytest.mark.parametrize("name", ["layer1", "layer2"])
@@ -347,6 +377,14 @@ def test_an_optimizer_without_the_heads_is_told(optimizer):
     }.get(optimizer, lambda: getattr(torch.optim, optimizer)(own, lr=0.1))()
     with pytest.warns(ShortcutWarning, match="optimizer does not hold the shortcut heads:"):
         train(model, loss_of(model), made)
+
+
+def test_a_later_optimizer_without_the_heads_is_told():
+    model = wrapped()
+    criterion = loss_of(model)
+    train(model, criterion, sgd(model))
+    with pytest.warns(ShortcutWarning, match="optimizer does not hold the shortcut heads:"):
+        train(model, criterion, torch.optim.SGD(bodies(model), 0.1), steps=16)
 
 
 def test_an_optimizer_without_one_head_is_told_which():

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from sj_shortcut.schedules import ConstantSchedule, HandoverSchedule, ShortcutSchedule
 from sj_shortcut.shortcuts.access import find_wrapped, shortcut_branches
 from sj_shortcut.shortcuts.activation import activation_behind
-from sj_shortcut.shortcuts.forwards import Forwards
 from sj_shortcut.shortcuts.hooks import forwards_of, has_shortcuts
 from sj_shortcut.shortcuts.oversight import Oversight, tell_of_eval_mode
 from sj_shortcut.shortcuts.pairing import heads_behind

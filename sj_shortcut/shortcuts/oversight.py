@@ -275,8 +275,8 @@ def tell_of_eval_mode(root: nn.Module, forwards: Forwards) -> None:
     """In a backward pass of a loss taken in eval mode: tell, unless only the input is asked for."""
     if forwards.attacked or "eval mode" in forwards.said:
         return
-    leaf = next((p for p in root.parameters() if p.requires_grad), None)
-    if leaf is None or not _accumulates(leaf):
+    # Not all of them, as SpikingJelly 0.0.0.0.14 has no surrogate gradients in eval mode.
+    if not any(_accumulates(p) for p in root.parameters() if p.requires_grad):
         return
     tell(
         forwards,
@@ -288,7 +288,7 @@ def tell_of_eval_mode(root: nn.Module, forwards: Forwards) -> None:
 
 
 def _accumulates(leaf: Tensor) -> bool:
-    """Whether the backward pass that is running is a ``backward()``, not ``autograd.grad``."""
+    """Whether the backward pass that is running gives a parameter its gradient."""
     node = torch.autograd.graph.get_gradient_edge(leaf).node
     try:
         return bool(torch._C._will_engine_execute_node(node))

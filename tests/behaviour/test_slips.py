@@ -474,6 +474,12 @@ def test_a_loss_in_eval_mode_is_told_where_parameters_are_trained():
         criterion(model(x).mean(0), Y).backward()
 
 
+def test_fine_tuning_in_eval_mode_is_told():
+    model = wrapped().eval()
+    with pytest.warns(ShortcutWarning, match="eval mode was differentiated"):
+        train(model, loss_of(model), sgd(model), steps=1)
+
+
 def test_validation_in_eval_mode_without_no_grad():
     model = wrapped()
     criterion = loss_of(model)

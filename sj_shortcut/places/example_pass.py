@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sj_shortcut.neurons.memory import reset_states
-from sj_shortcut.torch_model import first_tensor, preserved, without_checkpoints
+from sj_shortcut.torch_model import first_tensor, in_backward, preserved, without_checkpoints
 
 __all__ = ["WEIGHT_LAYERS", "Pass", "Sight", "calibrate", "run_pass", "untouched"]
 
@@ -178,14 +178,18 @@ class _Watch:
             handles.append(module.register_forward_hook(self._after))
         return handles
 
+    def _is_foreign(self) -> bool:
+        """Whether a call is another thread's, or a checkpoint's that runs its part again."""
+        return threading.get_ident() != self.thread or in_backward()
+
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if threading.get_ident() != self.thread or module in self.started:
+        if self._is_foreign() or module in self.started:
             return
         kept = (args, kwargs) if self.is_neuron(module) else ((), {})
         self.started[module] = (len(self.weights), *_detached(kept))
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
-        if threading.get_ident() != self.thread:
+        if self._is_foreign():
             return None
         name = self.names[module]
         if isinstance(module, WEIGHT_LAYERS) and name not in self.weights:

@@ -40,7 +40,11 @@ def made_up_inputs(model: nn.Module) -> Iterator[Tensor]:
         >>> tuple(next(made_up_inputs(model)).shape)
         (5, 3, 32, 32)
     """
-    first = next((m for m in model.modules() if isinstance(m, WEIGHT_LAYERS)), None)
+    kinds = (*WEIGHT_LAYERS, nn.Embedding)
+    first = next((m for m in model.modules() if isinstance(m, kinds)), None)
+    if isinstance(first, nn.Embedding):
+        yield from _made_up_text(first)
+        return
     if first is None or is_lazy(first.weight):
         return
     timed = any(known_step_mode(m) == "m" for m in model.modules() if hasattr(m, "step_mode"))
@@ -61,6 +65,12 @@ def made_up_inputs(model: nn.Module) -> Iterator[Tensor]:
         with untouched_rng():
             x = torch.rand(shape, device=first.weight.device, dtype=torch.float32)
         yield 2 * x.to(first.weight.dtype)
+
+
+def _made_up_text(first: nn.Embedding) -> Iterator[Tensor]:
+    for shape in ((_SAMPLES, _TOKENS), (_STEPS, _SAMPLES, _TOKENS)):
+        with untouched_rng():
+            yield torch.randint(0, first.num_embeddings, shape, device=first.weight.device)
 
 
 def _leads(steps: int, samples: int, timed: bool) -> list[tuple[int, ...]]:

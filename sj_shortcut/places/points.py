@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,9 @@ from sj_shortcut.places.read_modules import Place, read_modules
 from sj_shortcut.torch_model import require_module
 
 __all__ = ["LayoutArgument", "list_points", "shortcut_points"]
+
+# So many made-up batches may give no class logits before that is believed.
+_MOST_REFUSALS = 6
 
 LayoutArgument = str | Mapping[str, str] | None
 
@@ -134,10 +138,10 @@ def _first_look(
                 f"{type(error).__name__}: {error}. Pass what the model's forward takes, "
                 "[T, N, ...] in step mode 'm', [N, ...] in step mode 's'."
             ) from error
-    refused = unclear = None
-    side = largest = 0
+    refused: list[Look] = []
+    unclear, side, largest = None, 0, math.inf
     for x in made_up_inputs(model):
-        if refused is not None and x.numel() > largest:
+        if x.shape[-1] > largest:
             continue  # where this gave a map of classes, a smaller one may give one value a class
         if unclear is not None and x.shape[-1] != side:
             break
@@ -149,14 +153,16 @@ def _first_look(
             continue
         if look.unbatched or look.main is None:
             continue
-        if look.refusal and refused is None:
-            refused, largest = look, x.numel()
-        elif not look.refusal:
+        if look.refusal:
+            refused, largest = [*refused, look], x.shape[-1]
+            if len(refused) == _MOST_REFUSALS:
+                break
+        else:
             if all(look.layouts.values()):
                 return look
             # Time and batch may be the other way round; an input of another kind would tell.
             unclear, side = unclear or look, x.shape[-1]
-    return unclear or refused
+    return unclear or next(iter(refused), None)
 
 
 def _in_order(names: Sequence[str], look: Look) -> list[str]:

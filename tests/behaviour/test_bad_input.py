@@ -38,21 +38,21 @@ class SharedNeuron(Net):
         self.layer2[1] = self.layer1[1]
 
 
-class TwoSteps(Net):
-    """Runs on nothing but two time steps, so that wrapping has to go by its modules."""
+class Unseen(Net):
+    """Runs on strong inputs alone, which no made-up batch is: wrapping has to go by its modules."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) != 2:
-            raise ValueError("two time steps, please")
+        if x.max() <= 2:
+            raise ValueError("stronger inputs, please")
         return super().forward(x)
 
 
-class CalledTwice(TwoSteps):
+class CalledTwice(Unseen):
     """One neuron, called at two depths."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) != 2:
-            raise ValueError("two time steps, please")
+        if x.max() <= 2:
+            raise ValueError("stronger inputs, please")
         spikes = self.layer1[1](self.layer1(x))
         return self.fc(self.layer3(self.layer2(spikes)))
 
@@ -72,7 +72,7 @@ class Square(neuron.LIFNode):
         return self.surrogate_function(x)
 
 
-class UnknownClasses(TwoSteps):
+class UnknownClasses(Unseen):
     """Ends in a layer that may change the number of classes."""
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class UnknownChannels(Net):
         self.layer2 = nn.Sequential(layer.Flatten(), neuron.LIFNode(step_mode="m"))
 
 
-class HalvedChannels(TwoSteps):
+class HalvedChannels(Unseen):
     """A layer in between that no table of layers knows."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class HalvedChannels(TwoSteps):
         functional.set_step_mode(self, "m")
 
 
-class TwiceTheClasses(TwoSteps):
+class TwiceTheClasses(Unseen):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).repeat(1, 1, 2)
 
@@ -131,8 +131,8 @@ class NoTensorTap(Net):
 
 class NoTensorTapUnseen(NoTensorTap):
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) != 2:
-            raise ValueError("two time steps, please")
+        if x.max() <= 2:
+            raise ValueError("stronger inputs, please")
         return super().forward(x)
 
 
@@ -394,7 +394,7 @@ BAD_WRAPS: dict[str, tuple[Callable[[], Any], dict[str, Any], type[Exception], s
     ),
     "called twice, seen in a forward": (
         CalledTwice,
-        {"at": "layer1.1", "example_input": torch.ones(2, 3, 8)},
+        {"at": "layer1.1", "example_input": 3 * torch.ones(2, 3, 8)},
         ValueError,
         "no head can sit at 'layer1.1' (LIFNode)" + SHARED_DEPTHS + ".",
     ),

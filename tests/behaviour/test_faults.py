@@ -408,15 +408,24 @@ def test_batch_sizes_may_change_at_every_step_without_a_reset(mode, per_step):
 def test_a_batch_size_that_changes_within_a_sequence_is_an_error(first, second, per_step):
     """One sample and several would add up without a word."""
     model = wrapped(mode="s")
-    loss_of(model, per_step=per_step)
-    model(batch(1, first)[0])
+    criterion = loss_of(model, per_step=per_step)
+    outputs = [model(batch(1, size)[0]) for size in (first, second)]
+    small, large = sorted((first, second))
     with pytest.raises(RuntimeError) as error:
-        model(batch(1, second)[0])
+        shortcut_logits(model)
     assert str(error.value) == (
-        f"the batch size at 'layer1.1' changed from {first} to {second} between two time steps of "
-        "step mode 's', which gather until a loss has used them: call functional.reset_net(model) "
+        f"the batch size at 'layer1.1' changed between time steps, which gather until "
+        f"functional.reset_net(model) or a loss ({small} and {large} samples): reset the model "
         "before a new batch."
     )
+    if small == 1:
+        added = sum(outputs) / 2
+        with pytest.raises(ValueError) as error:
+            criterion(added.unsqueeze(0) if per_step else added, labels(large))
+        assert str(error.value) == (
+            f"the output has {large} samples, but the forwards that it comes from gave the heads "
+            f"{first} and {second}: pass the whole output, as the model gave it."
+        )
     functional.reset_net(model)
     assert_trains_as(model, wrapped(mode="s"), per_step=per_step)
 
@@ -487,14 +496,18 @@ class Skips(Net):
 @per_step_or_not
 @both_modes
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_head_that_was_left_out_is_an_error_never_the_logits_of_before(reset, mode, per_step):
+def test_a_head_that_was_left_out_has_no_part_never_the_logits_of_before(reset, mode, per_step):
     model, other = (wrapped(Skips, mode, at=HEADS) for _ in range(2))
     criterion = loss_of(model, per_step=per_step)
     backward(model, criterion, batch(1), reset=reset)
-    model.skip = True
-    with pytest.raises(RuntimeError, match="head at 'layer2.1' has no logits"):
-        backward(model, criterion, batch(2))
-    model.skip = False
+    assert list(criterion.parts) == ["total", "main", *HEADS]
+    model.skip = other.skip = True
+    total = backward(model, criterion, batch(2))
+    assert list(criterion.parts) == ["total", "main", "layer1.1"]
+    weights = {"layer2.1": 0}
+    assert total == backward(other, loss_of(other, per_step=per_step, weights=weights), batch(2))
+    assert same(gradients(model), gradients(other))
+    model.skip = other.skip = False
     functional.reset_net(model)
     assert_trains_as(model, other, per_step=per_step)
 

@@ -56,7 +56,15 @@ def make_net(cls: type[nn.Module], v_reset: float | None, step_mode: str = "m") 
         layer.Linear(6, 4),
     )
     functional.set_step_mode(model, step_mode)
-    return wrap_with_shortcuts(model, ["1", "3"], head=partial(ShortcutHead, grid=1))
+    from tests.neurons.triton_on_cpu import LAUNCHED
+
+    launched = len(LAUNCHED)
+    # An example, as made-up batches are large for an interpreter.
+    example = images() if step_mode == "m" else images()[0]
+    head = partial(ShortcutHead, grid=1)
+    wrap_with_shortcuts(model, ["1", "3"], head=head, example_input=example)
+    del LAUNCHED[launched:]  # the look is no training
+    return model
 
 
 def images(channels_last: bool = False) -> Tensor:

@@ -28,7 +28,7 @@ def test_axes_of_size_1_at_the_end_do_not_count():
     ],
 )
 def test_the_output_that_can_be_logits(shapes, classes, main):
-    assert main_output(shapes, classes) == main
+    assert main_output([torch.zeros(shape) for shape in shapes], classes) == main
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def test_the_output_that_can_be_logits(shapes, classes, main):
 )
 def test_why_an_output_has_no_class_logits(shape, positions, says):
     with pytest.raises(AssertionError, match=says):
-        raise AssertionError(why_no_classes(shape, positions))
-    assert "class logits [N, K]" in why_no_classes(shape, positions)
+        raise AssertionError(why_no_classes(shape, positions=positions))
+    assert "class logits [N, K]" in why_no_classes(shape, positions=positions)
 
 
 @pytest.mark.parametrize("shape", [(5, 10), (4, 5, 10), (5, 1), (5, 10, 1, 1)])

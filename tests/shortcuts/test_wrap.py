@@ -27,12 +27,18 @@ def test_a_head_lives_in_the_last_neuron_inside_its_point():
     assert "0.1.2.shortcut_head.head.linear.weight" in model.state_dict()
 
 
+class Residual(nn.Sequential):
+    """Adds its input, so that its output is not that of its last neuron."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
 def test_a_block_and_its_last_neuron_share_a_home():
-    model = wrap_with_shortcuts(nested(), ["0.0.2", "0.0"])
-    assert homes(model) == {
-        "0.0.2": "0.0.2.shortcut_head",
-        "0.0": "0.0.2.shortcut_head_",
-    }
+    block = Residual(layer.Linear(8, 8), lif())
+    model = nn.Sequential(block, layer.Linear(8, 6), lif(), layer.Linear(6, 4))
+    wrap_with_shortcuts(model, ["0.1", "0"])
+    assert homes(model) == {"0.1": "0.1.shortcut_head", "0": "0.1.shortcut_head_"}
     functional.set_step_mode(model, "m")
     remove_shortcuts(model)
     assert not [name for name in model.state_dict() if "shortcut" in name]

@@ -72,7 +72,8 @@ def read_output(seen: Pass, output: Tensor, times: Mapping[str, TimeAxis]) -> Ou
     sights = [_both_ends(seen, output, axis) for axis in range(len(shape) - 1)]
     if len(shape) == 2:
         return _rows(shape[0], *sights[0], times, seen)
-    apart = [_are_apart(first, last) for first, last in sights]
+    # A single index says nothing: time without memory is apart as well.
+    apart = [n == 1 or _are_apart(*ends) for n, ends in zip(shape, sights, strict=False)]
     batch = _choose_batch(shape, apart, steps, times)
     if batch is None:
         return OutputAxes(None, positions=not set(shape[:2]) & steps)

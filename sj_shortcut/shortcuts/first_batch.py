@@ -64,7 +64,9 @@ def look_if_needed(
     forwards.failed_look = ""
     settle(look, forwards)
     layouts = [forwards.layouts.get(name) for name in forwards.names]
-    if all(layout is not None and layout.sure for layout in layouts):
+    if not look.shapes.keys() >= set(forwards.names):
+        forwards.unclear.append(None)  # a part was left out: the next batch may run it
+    elif all(layout is not None and layout.sure for layout in layouts):
         forwards.looked_at = kind
     else:
         forwards.unclear.append(sizes)
@@ -92,7 +94,8 @@ def settle(look: Look, forwards: Forwards) -> None:
         )
     layouts = {name: _layout(name, look, forwards) for name in forwards.names}
     forwards.layouts.update({name: layout for name, layout in layouts.items() if layout})
-    forwards.reach = list(look.reach)
+    left_out = set(forwards.names) - look.shapes.keys()
+    forwards.reach = [reached | left_out for reached in look.reach]
     place = {name: i for i, name in enumerate(look.order)}
     forwards.names.sort(key=lambda name: place.get(name, len(place)))
 

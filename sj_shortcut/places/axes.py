@@ -72,8 +72,7 @@ def read_output(seen: Pass, output: Tensor, times: Mapping[str, TimeAxis]) -> Ou
     sights = [_both_ends(seen, output, axis) for axis in range(len(shape) - 1)]
     if len(shape) == 2:
         return _rows(shape[0], *sights[0], times, seen)
-    # A single index says nothing: time without memory is apart as well.
-    apart = [n == 1 or _are_apart(*ends) for n, ends in zip(shape, sights, strict=False)]
+    apart = [_are_apart(first, last) for first, last in sights]
     batch = _choose_batch(shape, apart, steps, times)
     if batch is None:
         return OutputAxes(None, positions=not set(shape[:2]) & steps)
@@ -85,6 +84,8 @@ def _choose_batch(
     shape: Sequence[int], apart: Sequence[bool], steps: set[int], times: Mapping[str, TimeAxis]
 ) -> int | None:
     """Which of the two first axes of ``[A, B, K]`` holds the batch."""
+    # A single index cannot be seen to be apart, and time without memory is.
+    apart = [seen or size == 1 for seen, size in zip(apart, shape, strict=False)]
     if apart[0] != apart[1]:
         return apart.index(True)
     timed = [size in steps for size in shape[:2]]

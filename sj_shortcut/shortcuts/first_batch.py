@@ -10,7 +10,7 @@ from torch import nn
 
 from sj_shortcut.places import Look, layout_for, look_at, parse_layout
 from sj_shortcut.shortcuts.forwards import Forwards
-from sj_shortcut.torch_model import is_sharded, tensors_in
+from sj_shortcut.torch_model import is_distributed, is_sharded, tensors_in
 
 __all__ = ["kind_of_input", "look_if_needed", "settle"]
 
@@ -63,10 +63,11 @@ def look_if_needed(
         forwards.asleep = False
     forwards.failed_look = ""
     settle(look, forwards)
-    layouts = [forwards.layouts.get(name) for name in forwards.names]
-    if not look.shapes.keys() >= set(forwards.names):
+    if not is_distributed() and not look.shapes.keys() >= set(forwards.names):
         forwards.unclear.append(None)  # a part was left out: the next batch may run it
-    elif all(layout is not None and layout.sure for layout in layouts):
+        return
+    layouts = [forwards.layouts.get(name) for name in forwards.names]
+    if all(layout is not None and layout.sure for layout in layouts):
         forwards.looked_at = kind
     else:
         forwards.unclear.append(sizes)

@@ -64,6 +64,9 @@ def look_if_needed(
         return
     forwards.failed_look = ""
     settle(look, forwards)
+    if not is_distributed() and not look.shapes.keys() >= set(forwards.names):
+        forwards.unclear.append(None)  # a part was left out: the next batch may run it
+        return
     layouts = [forwards.layouts.get(name) for name in forwards.names]
     # With several processes one look must do: all have to run the model equally often.
     if is_distributed() or all(layout is not None and layout.sure for layout in layouts):
@@ -102,7 +105,8 @@ def settle(look: Look, forwards: Forwards) -> None:
         )
     layouts = {name: _layout(name, look, forwards) for name in forwards.names}
     forwards.layouts.update({name: layout for name, layout in layouts.items() if layout})
-    forwards.reach = list(look.reach)
+    left_out = set(forwards.names) - look.shapes.keys()
+    forwards.reach = [reached | left_out for reached in look.reach]
     place = {name: i for i, name in enumerate(look.order)}
     forwards.names.sort(key=lambda name: place.get(name, len(place)))
 

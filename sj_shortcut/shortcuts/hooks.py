@@ -56,7 +56,9 @@ def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards
     if graded and model.training:
         watch_for_unused_heads(model, forwards)
     if forwards.always_on or (graded and model.training):
+        records = forwards.records
         look_if_needed(model, args, kwargs, forwards)
+        forwards.records = records  # which a look in the middle of a sequence resets
     if forwards.records and not forwards.records[-1].single:
         forwards.records = []  # and with it its graph, before the next one is built
     forwards.count += 1

@@ -284,8 +284,8 @@ def _detach_all(model: nn.Module) -> None:
         for hooks, with_kwargs in tables:
             for key, hook in list(hooks.items()):
                 if any(is_ours(hook, ours) for ours in (after_point, before_model, after_model)):
+                    with_kwargs.pop(key, None)  # first, for an interrupt in between
                     del hooks[key]
-                    with_kwargs.pop(key, None)
         for name, child in list(module._modules.items()):
             # Whatever wrapped a branch meanwhile goes with it.
             ours = child is not None and any(isinstance(m, ShortcutBranch) for m in child.modules())

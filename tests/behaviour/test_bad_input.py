@@ -701,8 +701,8 @@ BAD_FORWARDS: dict[str, tuple[Callable[[], nn.Module], type[Exception], str]] = 
     "classes guessed wrong": (
         lambda: wrap_with_shortcuts(TwiceTheClasses()),
         ValueError,
-        "the model gave 8 classes but its last layers looked like 4 classes: pass num_classes= to "
-        "wrap_with_shortcuts.",
+        "the model gave 8 classes but its last layers looked like 4 classes: pass num_classes= or "
+        "example_input= to wrap_with_shortcuts.",
     ),
     "no tensor at the point": (
         lambda: wrap_with_shortcuts(NoTensorTapUnseen(), "layer1"),

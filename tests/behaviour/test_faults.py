@@ -570,9 +570,21 @@ def test_an_interrupt_anywhere_in_wrapping_leaves_the_model_as_it_was(backend, e
     assert list(shortcut_branches(model)) == HEADS
 
 
+def skeleton(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """What every module holds, but for the values of tensors."""
+    plain = (bool, int, float, str, tuple, type(None))
+
+    def outline(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: outline(item) for key, item in value.items()}
+        return value if isinstance(value, plain) else type(value)
+
+    return {name: outline(vars(module)) for name, module in model.named_modules()}
+
+
 def test_an_interrupt_anywhere_in_removal_leaves_no_half_of_it():
-    bare = pickle.dumps(Net())
     torch.manual_seed(0)
+    bare = skeleton(Net())
     interrupts = 0
     for line in range(1, 100_000, 1 if DEEP else 3):
         model = wrapped(Net)
@@ -582,7 +594,7 @@ def test_an_interrupt_anywhere_in_removal_leaves_no_half_of_it():
         if has_shortcuts(model):
             assert_trains_as(model, wrapped(Net))
         else:
-            assert len(pickle.dumps(model)) == len(bare)
+            assert skeleton(model) == bare
             names = [name for name, _ in model.named_modules()]
             assert not any("shortcut" in name for name in names)
             assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

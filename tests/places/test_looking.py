@@ -81,7 +81,7 @@ def test_lazy_layers_stay_lazy():
 
 
 def test_a_convolution_that_takes_the_input_for_one_sample_is_noticed():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), lif(), nn.Flatten(1), nn.Linear(4, 2))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), lif(), nn.Flatten(1), nn.Linear(2, 2))
     assert look_at(model, (torch.rand(3, 4, 3),), {}, []).unbatched
 
 

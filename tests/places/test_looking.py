@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from spikingjelly.activation_based import functional, layer, neuron
+from spikingjelly.activation_based import layer, neuron
 from torch import Tensor, nn
 
 from sj_shortcut.places.looking import look_at, steps_in_one_call
@@ -94,11 +94,10 @@ def test_a_look_shows_axes_where_no_spike_gets_through():
     model = nn.Sequential(layer.Linear(8, 6), layer.BatchNorm1d(6), neuron.LIFNode(),
                           layer.Linear(6, 6, bias=False), layer.BatchNorm1d(6), neuron.LIFNode(),
                           layer.Linear(6, 3))  # fmt: skip
-    functional.set_step_mode(model, "m")
     with torch.no_grad():
         model[0].bias.fill_(-100)
-    look = look_at(model, (images(),), {}, ["2", "5"])
-    assert {str(layout) for layout in look.layouts.values()} == {"TNC"}
+    look = look_at(model, (images()[0],), {}, ["2", "5"])
+    assert {str(layout) for layout in look.layouts.values()} == {"NC"}
     assert all(layout.sure for layout in look.layouts.values())
     assert torch.equal(model[1].running_mean, torch.zeros(6))
 

@@ -74,7 +74,8 @@ def test_paths_need_not_be_utf8(tmp_path):
 @pytest.mark.parametrize("imported", ["trainer.early", "numpy", "torch.nn", "trainer.models"])
 def test_ctrl_c_before_the_training_begins_is_one_line(tmp_path, imported):
     long = [*TINY, "--epochs", "100000", "--out", "run"]
-    process = fresh(*long, cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    env = {"PYTHONPROFILEIMPORTTIME": "1", "PYTHONWARNINGS": "ignore"}
+    process = fresh(*long, cwd=tmp_path, **env)
     said = []
     for line in process.stderr:
         if not line.startswith(b"import time:"):

@@ -71,7 +71,7 @@ def test_ten_kills_of_two_processes_in_one_folder_mix_nothing(tmp_path):
         working.process.kill()
         working.process.join()
         assert sorted(s.process.exitcode for s in pair) == [-signal.SIGKILL, 2]
-        for name in ("last.pt", "previous.pt"):
+        for name in ("previous.pt", "last.pt"):
             state = torch.load(folder / name, weights_only=True)
             if before:
                 assert state["settings"] == before["settings"]

@@ -194,7 +194,8 @@ class _Feature:
     def layout(self) -> Layout | None:
         if len(self.shape) < 2:
             return None
-        for batch, folded, time_first in self._batches():
+        # Where rows hold samples and steps, time can look like a batch: not if it is known as time.
+        for batch, folded, time_first in sorted(self._batches(), key=self._is_time):
             time = None if folded else self._time(batch)
             left = [a for a in range(len(self.shape)) if a not in (batch, time)]
             if not left or (not self.time.known and self.sight is self.near):
@@ -202,6 +203,10 @@ class _Feature:
             channel, sure = self._channel(left)
             return Layout(len(self.shape), batch, channel, time, folded, time_first, sure)
         return self._as_usual()
+
+    def _is_time(self, found: tuple[int, int, bool]) -> bool:
+        near = self.near
+        return near is not None and found[0] == self.time.axis and near.shape == self.shape
 
     def _batches(self) -> list[tuple[int, int, bool]]:
         """Axes that can be the batch: axis, time steps folded into it, whether time is slower."""

@@ -236,7 +236,9 @@ class _Feature:
         near = self.near
         if near is None:
             return None
-        if near.calls > self.sight.calls:  # it runs one step after the other inside this module
+        # It runs one step after the other inside this module, or the only one there is.
+        looped = self.time.axis is None and len(self.shape) == len(near.shape or ()) + 1
+        if near.calls > self.sight.calls or (looped and near.calls == self.sight.calls):
             steps = near.calls // self.sight.calls
             fits = [a for a, size in enumerate(self.shape) if size == steps and a != batch]
             return fits[0] if fits else None

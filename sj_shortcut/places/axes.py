@@ -117,10 +117,11 @@ def _choose_batch(
     shape: Sequence[int], apart: Sequence[bool], steps: set[int], times: Mapping[str, TimeAxis]
 ) -> int | None:
     """Which of the two first axes of ``[A, B, K]`` holds the batch."""
-    # A single index cannot be seen to be apart, and time without memory is.
-    apart = [seen or size == 1 for seen, size in zip(apart, shape, strict=False)]
     if apart[0] != apart[1]:
-        return apart.index(True)
+        seen = apart.index(True)
+        # Beside a batch of one sample, which cannot be seen to be apart, time without memory is.
+        if shape[1 - seen] > 1 or shape[seen] not in steps:
+            return seen
     timed = [size in steps for size in shape[:2]]
     if timed[0] != timed[1]:
         return timed.index(False)

@@ -75,7 +75,7 @@ def read_output(seen: Pass, output: Tensor, times: Mapping[str, TimeAxis]) -> Ou
     apart = [_are_apart(first, last) for first, last in sights]
     batch = _choose_batch(shape, apart, steps, times)
     if batch is None:
-        return OutputAxes(None, positions=not set(shape[:2]) & steps)
+        return OutputAxes(None, positions=not set(shape[:2]) & (steps | {1}))
     first, last = sights[batch] if apart[batch] else ({}, {})
     return OutputAxes(shape[batch], shape[1 - batch] not in steps, first, last)
 

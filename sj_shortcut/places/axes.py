@@ -95,7 +95,7 @@ def read_output(seen: Pass, output: Tensor, times: Mapping[str, TimeAxis]) -> Ou
         return _rows(shape[0], *sights[0], times, seen)
     batch = _choose_batch(shape, apart, steps, times)
     if batch is None:
-        return OutputAxes(None, positions=not set(shape[:2]) & steps)
+        return OutputAxes(None, positions=not set(shape[:2]) & (steps | {1}))
     first, last = sights[batch] if apart[batch] else ({}, {})
     other = 1 - batch
     timed = shape[other] == 1 or (

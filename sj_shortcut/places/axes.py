@@ -85,6 +85,7 @@ def read_output(seen: Pass, output: Tensor, times: Mapping[str, TimeAxis]) -> Ou
     shape = without_ones(tuple(output.shape))
     steps = {time.steps for time in times.values() if time.axis is not None}
     steps |= {sight.calls for sight in seen.sights.values() if sight.calls > 1}
+    steps |= {s.shape[0] for s in seen.sights.values() if s.shape and _takes_all_steps(s)}
     if len(shape) not in (2, 3):
         return OutputAxes(None)
     sights = [_both_ends(seen, output, axis) for axis in range(len(shape) - 1)]
@@ -102,6 +103,11 @@ def read_output(seen: Pass, output: Tensor, times: Mapping[str, TimeAxis]) -> Ou
         shape[other] in steps and not (apart[other] and _sees_all_times(sights[other][0], times))
     )
     return OutputAxes(shape[batch], not timed, first, last)
+
+
+def _takes_all_steps(sight: Sight) -> bool:
+    """Whether a container of SpikingJelly's has time on its first axis, whatever is in it."""
+    return isinstance(sight.module, nn.Sequential) and step_mode_of(sight.module) == "m"
 
 
 def _sees_all_times(first: Support, times: Mapping[str, TimeAxis]) -> bool:
@@ -235,6 +241,8 @@ class _Feature:
     def _time(self, batch: int) -> int | None:
         """The time axis, by the spiking layer at hand."""
         near = self.near
+        if batch and _takes_all_steps(self.sight):
+            return 0
         if near is None:
             return None
         # It runs one step after the other inside this module, or the only one there is.

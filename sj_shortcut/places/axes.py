@@ -270,14 +270,22 @@ class _Feature:
             width = source.shape[channel_axis(source)]
             alike = [axis for axis in left if self.shape[axis] == width]
             # A layer over pooled features, as in attention, has fewer axes and tells less.
-            if alike == [usual] and len(source.shape) >= len(self.shape) - 1 > 1:
+            whole = len(source.shape) >= len(self.shape) - 1 > 1
+            if whole and alike == [usual]:
                 return usual, True
-            seen, possible = channels_by_gradients(self.sight, source, left)
+            if whole and width == 1:  # what lies before a single channel went through it
+                return guess or (usual, False)
+            told = channels_by_gradients(self.sight, source, left)
+            if told is None:
+                continue
+            seen, possible = told
             if seen is not None:
                 return seen, True
             likely = [axis for axis in alike if axis in possible] or possible
-            if guess is None and possible:
-                guess = usual if usual in likely else likely[0], len(likely) == 1
+            if guess is None and len(likely) == 1:
+                guess = likely[0], len(possible) < len(left)
+            elif guess is None and likely:
+                guess = usual, False
         return guess or (self._as_taken(left), False)
 
     def _as_taken(self, left: Sequence[int]) -> int:

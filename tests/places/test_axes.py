@@ -84,6 +84,52 @@ def test_a_single_step_has_no_time(n, c, length):
     assert str(layouts["spike"]) == "NCL" and times == {"spike": TimeAxis()}
 
 
+class Narrow(nn.Module):
+    """A block of one channel whose skip, of two, runs before its first spiking layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.skip = layer.Conv2d(1, 1, 1), layer.Conv2d(1, 2, 1, stride=(2, 1))
+        self.spike, self.conv = lif(), layer.Conv2d(1, 2, 1, stride=(2, 1))
+        self.last = layer.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.skip(x) + self.conv(self.spike(x))
+        return self.last(x.flatten(1))
+
+
+def test_a_layer_beside_the_feature_does_not_tell_its_channels():
+    torch.manual_seed(0)
+    _, layouts, _ = look(Narrow(), 4 * torch.rand(3, 1, 2, 1), ["spike"])
+    assert str(layouts["spike"]) == "NCHW"
+
+
+class SideBySide(nn.Module):
+    """Two channels beside two others that are mixed, on a map as long as there are channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.spike = layer.Conv1d(2, 2, 1), lif()
+        self.body = nn.Sequential(
+            layer.Conv1d(2, 2, 1), layer.Conv1d(2, 2, 1), nn.LayerNorm([2, 2])
+        )
+        self.both, self.last = nn.Identity(), layer.Linear(8, 3)
+        with torch.no_grad():
+            self.body[1].weight[:, 0] = 0  # one channel leads nowhere
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.spike(self.conv(x))
+        return self.last(self.both(torch.cat([self.body(x), x], 1)).flatten(1))
+
+
+def test_a_size_alone_does_not_make_positions_channels():
+    """The convolution's width is that of the map, and no longer that of the channels."""
+    torch.manual_seed(0)
+    _, layouts, _ = look(SideBySide(), 4 * torch.rand(3, 2, 2), ["both"])
+    assert str(layouts["both"]) == "NCL"
+
+
 class Folded(nn.Module):
     """Folds time into the batch before its last block."""
 

@@ -52,10 +52,17 @@ def test_where_channels_are_mixed_no_axis_is_sure(shape):
     assert channels_by_gradients(feature, source, [1, 2, 3]) == (None, [])
 
 
-def test_what_does_not_come_from_the_layer_excludes_nothing():
+def test_a_layer_that_the_feature_does_not_come_from_tells_nothing():
     source, _ = source_of((2, 3, 4, 4))
     other = sight_of(nn.Identity(), torch.rand(2, 3, 4, 4, requires_grad=True) * 1)
-    assert channels_by_gradients(other, source, [1, 2, 3]) == (None, [1, 2, 3])
+    assert channels_by_gradients(other, source, [1, 2, 3]) is None
+
+
+def test_a_single_channel_that_arrives_tells_nothing():
+    """As where a surrogate function lets the gradient of only one channel through."""
+    source, output = source_of((2, 3, 4, 4))
+    feature = sight_of(nn.Identity(), output * torch.tensor([0.0, 1.0, 0.0]).view(1, 3, 1, 1))
+    assert channels_by_gradients(feature, source, [1, 2, 3]) is None
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 3, 3), None])
@@ -63,10 +70,7 @@ def test_a_layer_of_one_channel_or_without_gradients_tells_nothing(shape):
     source, output = source_of(shape or (2, 3, 4, 4))
     if shape is None:
         source.outputs = []
-    assert channels_by_gradients(sight_of(nn.Identity(), output * 2), source, [1, 2]) == (
-        None,
-        [1, 2],
-    )
+    assert channels_by_gradients(sight_of(nn.Identity(), output * 2), source, [1, 2]) is None
 
 
 def test_the_busiest_slices_are_asked():

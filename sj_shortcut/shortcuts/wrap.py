@@ -138,12 +138,12 @@ def wrap_with_shortcuts(
         forget_reset_cache(model)
         if backend is not None:
             set_backend(model, backend)
+        if verbose:
+            print(_announcement(model, taps))
+        return model
     except BaseException:
         _detach_all(model)
         raise
-    if verbose:
-        print(_announcement(model, taps))
-    return model
 
 
 def remove_shortcuts(model: nn.Module) -> nn.Module:

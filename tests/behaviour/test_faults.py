@@ -559,15 +559,21 @@ def test_an_interrupt_anywhere_in_wrapping_leaves_the_model_as_it_was(backend, e
     model, x = Net(), images()
     before = state_of(model)
     options = {"backend": backend, "example_input": x if example else None}
+    wrap = partial(wrap_with_shortcuts, model, **options)
     interrupts = 0
     for line in lines():
-        if not interrupted(partial(wrap_with_shortcuts, model, **options), line):
+        if not interrupted(wrap, line):
             break
         interrupts += 1
         same_state = state_of(model) == before
         assert same_state, f"line {line}"
     assert interrupts > 50
     assert list(shortcut_branches(model)) == HEADS
+    remove_shortcuts(model)
+    for last in range(line - 29, line):  # once all is in place, up to the very end
+        if not interrupted(wrap, last):
+            break
+        assert not has_shortcuts(model), f"line {last}"
 
 
 def skeleton(model: nn.Module) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sj_shortcut.neurons import step_mode_of
+from sj_shortcut.neurons.calls import known_step_mode
 from sj_shortcut.places.channel_axis import channel_axis, channels_by_gradients
 from sj_shortcut.places.classes import without_ones
 from sj_shortcut.places.example_pass import Pass, Sight
@@ -252,12 +253,23 @@ class _Feature:
             fits = [a for a, size in enumerate(self.shape) if size == steps and a != batch]
             return fits[0] if fits else None
         time = self.time
-        if time.axis is None or time.folded:
+        if time.axis is None:
+            return self._single_step(batch)
+        if time.folded:
             return None
         fits = [a for a, size in enumerate(self.shape) if size == time.steps and a != batch]
         if time.axis in fits:
             return time.axis
         return fits[0] if len(fits) == 1 and len(self.shape) == len(near.shape or ()) else None
+
+    def _single_step(self, batch: int) -> int | None:
+        """The axis of a single time step, which a neuron that has no step mode does not show."""
+        source = next(iter(self._sources()), None) if batch >= 0 else None
+        if source is None or self.near is None or known_step_mode(self.near.module) is not None:
+            return None
+        if len(self.shape) != 2 - channel_axis(source):  # batch, time, channels and space
+            return None
+        return next((a for a in (0, 1) if a != batch and self.shape[a] == 1), None)
 
     def _channel(self, left: Sequence[int]) -> tuple[int, bool]:
         """The channel axis among those that are neither batch nor time, and whether it is sure."""
@@ -290,8 +302,8 @@ class _Feature:
 
     def _as_taken(self, left: Sequence[int]) -> int:
         """Channels with no weights before, as of an embedding: as the next layer takes them."""
-        weights = self.seen.weights[self.sight.weights_before :]
-        then = self.seen.sights[weights[0]].module if weights else None
+        later = self.seen.weight_calls[self.sight.ended[0] :]
+        then = self.seen.sights[later[0]].module if later else None
         linear = isinstance(then, nn.Linear) and then.in_features == self.shape[left[-1]]
         return left[-1] if linear else left[0]
 
@@ -309,7 +321,7 @@ class _Feature:
             return None
         samples = self.axes.samples
         plain = self.time.axis in (None, 0) and not self.time.folded
-        time = self._time(-1) if plain else None
+        time = self._time(-1) if plain else None  # on the first axis, or not at all
         batch = 0 if time is None else 1
         if not plain or ndim < batch + 2 or (samples is not None and self.shape[batch] != samples):
             return None

@@ -12,6 +12,9 @@ from sj_shortcut.places.time_axis import indices
 
 __all__ = ["channel_axis", "channels_by_gradients"]
 
+# With two slices, two positions of a layer that hardly fires can look like two channels.
+_MOST_SLICES = 4
+
 
 def channel_axis(source: Sight) -> int:
     """The channel axis of the output of a layer with weights."""
@@ -37,28 +40,28 @@ def channels_by_gradients(
     """
     if not source.outputs or not sight.outputs or source.shape is None:
         return None
-    slices = {axis: _two_slices(sight.outputs[0], axis, source) for axis in left}
-    if len(set().union(*(channels for two in slices.values() for channels in two))) < 2:
+    slices = {axis: _touched_by_slices(sight.outputs[0], axis, source) for axis in left}
+    if len(set().union(*(channels for some in slices.values() for channels in some))) < 2:
         return None
-    possible = [axis for axis, (one, other) in slices.items() if max(len(one), len(other)) < 2]
-    shown = [axis for axis in possible if _are_different(*slices[axis])]
+    possible = [axis for axis, some in slices.items() if max(map(len, some)) < 2]
+    shown = [axis for axis in possible if _are_different(slices[axis])]
     return (shown[0] if len(shown) == 1 else None), possible
 
 
-def _are_different(one: set[int], other: set[int]) -> bool:
-    return bool(one and other and one != other)
+def _are_different(touched: list[set[int]]) -> bool:
+    """Whether slices come from a channel each, and no two from the same."""
+    found = [channel for channels in touched for channel in channels]
+    return len(found) > 1 and len(set(found)) == len(found)
 
 
-def _two_slices(feature: Tensor, axis: int, source: Sight) -> list[set[int]]:
-    """The channels of a layer that the two busiest slices along an axis come from."""
-    return [_channels_touched(feature.select(axis, i), source) for i in _busiest(feature, axis)]
+def _touched_by_slices(feature: Tensor, axis: int, source: Sight) -> list[set[int]]:
+    """The channels of a layer that the busiest slices along an axis come from.
 
-
-def _busiest(feature: Tensor, axis: int) -> tuple[int, int]:
-    """The two slices along an axis that hold most: where layers hardly fire others tell nothing."""
+    Where layers hardly fire others tell nothing.
+    """
     along = feature.detach().float().abs().movedim(axis, 0).flatten(1).sum(1)
-    order = along.argsort(descending=True).tolist()
-    return order[0], order[min(1, len(order) - 1)]
+    busiest = along.argsort(descending=True).tolist()[:_MOST_SLICES]
+    return [_channels_touched(feature.select(axis, index), source) for index in busiest]
 
 
 def _channels_touched(part: Tensor, source: Sight) -> set[int]:

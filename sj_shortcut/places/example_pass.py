@@ -31,6 +31,7 @@ class Sight:
         args: Positional arguments of its first call, kept of spiking layers.
         kwargs: Keyword arguments likewise.
         after: For each call the layer with weights that ran last before it ended, or "".
+        ended: For each call how many calls of layers with weights had ended then.
         shape: Shape of the first tensor in its output; ``None`` if there is none.
         kind: Class name of its output.
         outputs: The first tensor in the output of each call, as long as the pass is looked at.
@@ -42,6 +43,7 @@ class Sight:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     after: list[str] = field(default_factory=list)
+    ended: list[int] = field(default_factory=list)
     shape: tuple[int, ...] | None = None
     kind: str = ""
     outputs: list[Tensor] = field(default_factory=list)
@@ -59,12 +61,19 @@ class Pass:
     Attributes:
         sights: By name, in the order in which the modules first finished.
         weights: Names of the layers with weights, in the order in which they first ran.
+        weight_calls: The same, once for each call.
         output: What the model gave.
     """
 
     sights: dict[str, Sight]
     weights: list[str]
+    weight_calls: list[str]
     output: Any
+
+    def then(self, sight: Sight) -> set[str]:
+        """The layers with weights that came next after the calls of a module; "" for none."""
+        calls = [*self.weight_calls, ""]
+        return {calls[ended] for ended in sight.ended}
 
 
 @contextmanager
@@ -126,7 +135,7 @@ def run_pass(
     finally:
         for handle in handles:
             handle.remove()
-    return Pass(watch.sights, watch.weights, output)
+    return Pass(watch.sights, watch.weights, watch.weight_calls, output)
 
 
 def calibrate(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -153,7 +162,7 @@ class _Watch:
         self.sights: dict[str, Sight] = {}
         self.weights: list[str] = []
         self.started: dict[nn.Module, tuple[int, Any, Any]] = {}
-        self.last_weights = ""
+        self.weight_calls: list[str] = []
         self.is_neuron = is_neuron
         # Models in other threads share surrogate functions with this one, and so their hooks.
         self.thread = threading.get_ident()
@@ -198,8 +207,9 @@ class _Watch:
         if sight is None:
             sight = self.sights[name] = Sight(name, module, *self.started[module])
         if isinstance(module, WEIGHT_LAYERS):
-            self.last_weights = name
-        sight.after.append(self.last_weights)
+            self.weight_calls.append(name)
+        sight.after.append(self.weight_calls[-1] if self.weight_calls else "")
+        sight.ended.append(len(self.weight_calls))
         tensor = first_tensor(output)
         sight.kind = type(output).__name__
         if tensor is None:

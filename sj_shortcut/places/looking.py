@@ -194,7 +194,8 @@ def _repeated(
         if sight.calls == 1:
             continue
         behind = list(dict.fromkeys(sight.after))
-        if len(behind) > 1:
+        # What a loop over time begins with comes after nothing, and later after the step before.
+        if len(behind) > 1 and len(seen.then(sight)) > 1:
             where = " and ".join(f"'{layer}'" if layer else "none" for layer in behind[:3])
             found[name] = (
                 f"called {sight.calls} times in one forward, after different layers ({where}): a "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -126,6 +127,9 @@ def _layout(name: str, look: Look, forwards: Forwards) -> Any:
     told, seen = layout_for(forwards.layout, name), look.layouts.get(name)
     if told is not None:
         return parse_layout(told, len(shape), seen.folded or None if seen is not None else None)
+    known = forwards.layouts.get(name)
+    if seen is None and known is not None and known.ndim == len(shape):
+        return replace(known, sure=False)  # what is inside was left out this time
     if seen is None:
         raise ValueError(
             f"which axis of the output of '{name}' {shape} is time, batch or channels could not be "

@@ -101,6 +101,7 @@ class Forwards:
         finished: Those before the last few resets, as a loss may be taken after a reset.
         resets: Whether ``reset_net`` tells where a sequence ends: whether the model has neurons
             of SpikingJelly's.
+        reached: Whether any head has ever run.
         used: Whether anything has ever used the logits.
         count: Forwards so far.
         last: The record of the last forward; ``trained`` whether it was in training mode.
@@ -130,6 +131,7 @@ class Forwards:
     compiled: Record | None = None
     finished: list[Record] = field(default_factory=list)
     resets: bool = True
+    reached: bool = False
     used: bool = False
     count: int = 0
     trained: bool = False
@@ -172,6 +174,7 @@ class Forwards:
         """
         if not record.logits:
             return
+        self.reached = True
         goes_on = record.single and not any(self._ended(r) for r in self.records)
         self.records = [*self.records, record] if goes_on else [record]
 

@@ -130,10 +130,22 @@ def after_model(model: nn.Module, args: Any, output: Any, *, forwards: Forwards)
         forwards.keep_compiled(record)
     else:
         forwards.keep(record)
-    if not any(logits.requires_grad for logits in record.all_logits()):
+    if not _leaves_all_out(record, forwards) and not any(
+        logits.requires_grad for logits in record.all_logits()
+    ):
         return None
     _check_not_resharded(model, record, forwards)
     return _hang_on(output, record)
+
+
+def _leaves_all_out(record: Record, forwards: Forwards) -> bool:
+    """Whether this forward had no use for any tapped module, as some do where layers are dropped.
+
+    Where heads have never run, something keeps them from it, and the loss is to tell.
+    """
+    kept_from = record.logits or record.blocked or record.asleep
+    trains = forwards.trains and not torch.compiler.is_compiling()
+    return trains and forwards.reached and not kept_from
 
 
 def branch_in(module: nn.Module, name: str, forwards: Forwards) -> tuple[nn.Module, ShortcutBranch]:

@@ -52,6 +52,8 @@ def heads_behind(
     forwards.forget_used(records)
     if not records:
         raise RuntimeError(_why_no_record(root, forwards))
+    if not any(record.logits for record in records):  # every tapped module was left out
+        return {}, records
     _check_way(found, forwards)
     logits = _fitted(output, records, passed, forwards)
     if not logits:

@@ -512,6 +512,23 @@ def test_a_head_that_was_left_out_has_no_part_never_the_logits_of_before(reset, 
     assert_trains_as(model, other, per_step=per_step)
 
 
+@both_modes
+@pytest.mark.parametrize("combine", ["loss", "logits"])
+def test_where_every_head_is_left_out_the_loss_is_the_plain_one(combine, mode):
+    model = wrapped(Skips, mode, at=["layer2.1"])
+    criterion = loss_of(model, combine=combine)
+    backward(model, criterion, batch(1))
+    with_head = gradients(model)
+    model.skip = True
+    total = backward(model, criterion, batch(2))
+    assert list(criterion.parts) == ["total", "main"]
+    bare = remove_shortcuts(copy.deepcopy(model))
+    assert total == nn.functional.cross_entropy(run(bare, batch(2)).mean(0), labels())
+    model.skip = False
+    backward(model, criterion, batch(1))
+    assert same(gradients(model), with_head)
+
+
 # -------------------------------------------------------------------------------------- interrupts
 
 PACKAGE = str(Path(sj_shortcut.__file__).parent)

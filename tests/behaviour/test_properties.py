@@ -8,6 +8,7 @@ import pickle
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,10 @@ from sj_shortcut import (
     shortcuts_enabled,
     wrap_with_shortcuts,
 )
+from sj_shortcut.places import ShortcutPoints
+from tests.nets.random_blocks import Beside
 from tests.nets.random_nets import Chain, Fire, Norm, Plan, Residual, Weigh, plans
-from tests.nets.random_neurons import Weights
+from tests.nets.random_neurons import OWN_CLASSES, Weights
 
 # Networks are large as hypothesis's examples go.
 drawn = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -54,7 +57,14 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 def places(plan: Plan) -> dict[str, Tensor]:
     """Output of each place where a head could sit, [T, N, C, ...], computed by hand."""
     model = plan.model()
-    return plan.by_hand(weights_of(model), plan.sequence())[1]
+    return plan.by_hand(weights_of(model), plan.sequence(), drops=False)[1]
+
+
+def points_of(model: nn.Module, example: Tensor | None = None) -> ShortcutPoints:
+    return shortcut_points(model, example, neuron_types=OWN_CLASSES)
+
+
+wrap = partial(wrap_with_shortcuts, neuron_types=OWN_CLASSES)
 
 
 def weights_of(model: nn.Module) -> Weights:
@@ -80,14 +90,14 @@ class Choice:
     def wrap(self, plan: Plan, model: nn.Module) -> nn.Module:
         dtype = next(model.parameters()).dtype
         example = plan.example(plan.sequence(dtype=dtype)) if self.example else None
-        return wrap_with_shortcuts(model, self.at, num_classes=plan.classes, example_input=example)
+        return wrap(model, self.at, num_classes=plan.classes, example_input=example)
 
 
 def choose(data: st.DataObject, plan: Plan) -> Choice:
     """One of all the ways to say where heads sit, that is a valid one for this network."""
-    example = data.draw(st.booleans(), "example_input") or has_cat(plan)
+    example = data.draw(st.booleans(), "example_input") or has_cat(plan) or has_side(plan)
     model = plan.model()
-    points = shortcut_points(model, plan.example(plan.sequence()) if example else None)
+    points = points_of(model, plan.example(plan.sequence()) if example else None)
     outputs = places(plan)
     usable = [point.name for point in points if point.usable]
     on_path = [point.name for point in points if point.on_path]
@@ -109,6 +119,11 @@ def choose(data: st.DataObject, plan: Plan) -> Choice:
 def has_cat(plan: Plan) -> bool:
     """Whether the modules do not tell all channels."""
     return any(getattr(part, "cat", False) for part in plan.parts())
+
+
+def has_side(plan: Plan) -> bool:
+    """Whether the modules do not tell what the output depends on."""
+    return any(isinstance(part, Beside) for part in plan.parts())
 
 
 @dataclass(frozen=True)
@@ -231,6 +246,8 @@ def step_by_hand(
     main, outputs = plan.by_hand(weights_of(model), plan.sequence(seed, more=more))
     logits = {}
     for name, branch in shortcut_branches(model).items():
+        if name not in outputs:  # its block is left out this time
+            continue
         feature, linear = averages_over_parts(outputs[name]), branch.head.linear
         logits[name] = F.linear(feature, linear.weight, linear.bias)
     total = training.total_by_hand(main, logits, weights, plan.target(more))
@@ -489,9 +506,11 @@ def test_points_are_the_places_computed_by_hand(plan):
     outputs = places(plan)
     model = plan.model()
     before = pickle.dumps(model)
-    blind = {point.name: point for point in shortcut_points(model)}
-    seen = {p.name: p for p in shortcut_points(model, plan.example(plan.sequence()))}
-    assert set(blind) == set(seen) == set(outputs) - {""}
+    blind = {point.name: point for point in points_of(model)}
+    seen = {p.name: p for p in points_of(model, plan.example(plan.sequence()))}
+    beside = plan.beside()
+    assert set(blind) == set(seen) == (set(outputs) | beside) - {""}
+    assert not any(seen[name].usable for name in beside)
     for name, output in outputs.items():
         if not name:
             continue
@@ -508,10 +527,10 @@ def test_points_are_the_places_computed_by_hand(plan):
 def test_a_wrong_guess_of_channels_is_refused_by_the_first_forward(plan):
     """Where parts are put side by side, the modules suggest a width that is not that of the sum."""
     model, outputs = plan.model(), places(plan)
-    usable = [point.name for point in shortcut_points(model) if point.usable]
+    usable = [p.name for p in points_of(model) if p.usable and p.name not in plan.beside()]
     apart = {id(outputs[name]): name for name in usable}
     assume(apart)
-    wrap_with_shortcuts(model, list(apart.values()), num_classes=plan.classes)
+    wrap(model, list(apart.values()), num_classes=plan.classes)
     branches = shortcut_branches(model).items()
     wrong = [name for name, branch in branches if branch.channels != outputs[name].shape[2]]
     if not wrong:
@@ -528,16 +547,18 @@ def test_a_head_for_every_place_has_its_own_gradient(plan):
     """Every usable point at once, as far as outputs differ; each head learns from its own."""
     model = plan.model()
     outputs = places(plan)
-    usable = [point.name for point in shortcut_points(model) if point.usable]
+    usable = [p.name for p in points_of(model) if p.usable and p.name not in plan.beside()]
     apart = {id(outputs[name]): name for name in usable}
     assume(apart)
-    wrap_with_shortcuts(model, list(apart.values()))
+    wrap(model, list(apart.values()))
     loss = ShortcutLoss(model, F.cross_entropy)
     step(plan, model, loss, seed=1)
     assert set(shortcut_branches(model)) == set(apart.values())
-    for parameter in shortcut_parameters(model):
-        assert parameter.grad is not None
-        assert parameter.grad.isfinite().all()
+    _, ran = plan.by_hand(weights_of(model), plan.sequence(1))
+    for name, branch in shortcut_branches(model).items():
+        for parameter in branch.parameters():
+            assert (parameter.grad is not None) == (name in ran), name
+            assert name not in ran or parameter.grad.isfinite().all()
 
 
 # ------------------------------------------------------------------- any order of what people do
@@ -564,12 +585,12 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: not has_shortcuts(self.model))
     @rule(data=st.data(), example=st.booleans())
     def wrap(self, data: st.DataObject, example: bool) -> None:
-        points = shortcut_points(self.model)
+        points = points_of(self.model)
         ways: list[Any] = [[point.name] for point in points if point.usable]
         if any(point.on_path for point in points):
             ways += ["all", "stages", 1]
         assume(ways)
-        wrap_with_shortcuts(
+        wrap(
             self.model,
             data.draw(st.sampled_from(ways)),
             num_classes=self.plan.classes,
@@ -686,7 +707,7 @@ def test_a_block_that_begins_with_a_recurrent_container_keeps_its_step_mode(per_
     plan = Plan(
         Chain((Weigh(5, 2, 0), block, Weigh(2, 3, 0))), "m", T=2, N=2, shape=(5,), classes=3
     )
-    model = wrap_with_shortcuts(plan.model(), at="1")
+    model = wrap(plan.model(), at="1")
     output = places(plan)["1"]
     head = shortcut_branches(model)["1"].head.linear
     loss = ShortcutLoss(model, F.cross_entropy, per_step=per_step)
@@ -700,7 +721,7 @@ def test_freezing_batch_norm_does_not_silence_the_head_of_a_chain_that_ends_in_i
     """The head of a `Sequential` lives in its last module, and once went by its training flag."""
     body = Chain((Fire("LIFNode"), Weigh(2, 2, 0), Norm("batch", 2, ())))
     plan = Plan(Chain((Weigh(5, 2, 0), body, Fire("LIFNode"), Weigh(2, 3, 0))), "s", 2, 2, (5,), 3)
-    model = wrap_with_shortcuts(plan.model(), at="1")
+    model = wrap(plan.model(), at="1")
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()

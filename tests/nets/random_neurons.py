@@ -6,6 +6,7 @@ weights, stands in for them.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 
 Weights = dict[str, Tensor]
+# Contexts in which there are no layers and neurons of SpikingJelly's.
+OWN = ("batch", "folded")
 SECOND_GENERATION = hasattr(neuron, "PSN")
 
 
@@ -52,6 +55,7 @@ class Spike:
         T: Time steps, which some parallel neurons have to know.
         channels: Channels, which some neurons have to know.
         recurrent: Whether the spikes come back as drive one time step later.
+        own: Whether they are of a class of the user's, which knows nothing of SpikingJelly.
     """
 
     family: str
@@ -62,11 +66,14 @@ class Spike:
     T: int = 2
     channels: int = 1
     recurrent: bool = False
+    own: bool = False
 
     spiking = True
 
     def build(self, context: str) -> nn.Module:
         """The module; in a container ("plain") it is called step by step."""
+        if self.own:
+            return OwnStep(self) if context in ("s", "plain") else OwnSequence(self, context)
         step_mode = "s" if context == "plain" else context
         made = FAMILIES[self.family].build(self)
         if self.recurrent:
@@ -115,17 +122,15 @@ def reset(spike: Spike, potential: Tensor, fired: Tensor) -> Tensor:
 
 
 def integrate(spike: Spike, x: Tensor, own: Weights) -> Tensor:
-    return charge_and_fire(spike, x, lambda v, drive: v + drive)
+    return charge_and_fire(spike, x, partial(CHARGES["IFNode"], spike))
 
 
 def leak(spike: Spike, x: Tensor, own: Weights) -> Tensor:
-    rest = spike.v_reset or 0.0
-    return charge_and_fire(spike, x, lambda v, drive: v + (drive - (v - rest)) / spike.tau)
+    return charge_and_fire(spike, x, partial(CHARGES["LIFNode"], spike))
 
 
 def leak_beside_drive(spike: Spike, x: Tensor, own: Weights) -> Tensor:
-    rest = spike.v_reset or 0.0
-    return charge_and_fire(spike, x, lambda v, drive: v - (v - rest) / spike.tau + drive)
+    return charge_and_fire(spike, x, partial(CHARGES["LIFNode beside"], spike))
 
 
 def leak_learnt(spike: Spike, x: Tensor, own: Weights) -> Tensor:
@@ -165,6 +170,55 @@ def adaptive(spike: Spike, x: Tensor, own: Weights) -> Tensor:
             potential = potential + spike.v_reset * (spikes[-1] - spikes[-1].detach())
         adaptation = adaptation + 0.1 * spikes[-1]  # whose gradient is never cut
     return torch.stack(spikes)
+
+
+# ------------------------------------------------------------------- neurons of the user's own
+
+
+class OwnStep(nn.Module):
+    """One time step after the other; the potential is remembered until `reset`."""
+
+    def __init__(self, spike: Spike) -> None:
+        super().__init__()
+        self.spike = spike
+        self.v: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        rest = self.spike.v_reset or 0.0
+        before = torch.full_like(x, rest) if self.v is None else self.v
+        charged = CHARGES[self.spike.family](self.spike, before, x)
+        spikes = fire(charged - self.spike.threshold)
+        self.v = reset(self.spike, charged, spikes)
+        return spikes
+
+    def reset(self) -> None:
+        self.v = None
+
+
+class OwnSequence(nn.Module):
+    """All time steps at once, on the axis that the context says, or folded into the batch."""
+
+    def __init__(self, spike: Spike, context: str) -> None:
+        super().__init__()
+        self.spike = spike
+        self.context = context
+
+    def forward(self, x: Tensor) -> Tensor:
+        equations = FAMILIES[self.spike.family].equations
+        assert equations is not None
+        if self.context == "folded":
+            return equations(self.spike, x.unflatten(0, (self.spike.T, -1)), {}).flatten(0, 1)
+        axis = 1 if self.context == "batch" else 0
+        return equations(self.spike, x.movedim(axis, 0), {}).movedim(0, axis)
+
+
+OWN_CLASSES = (OwnStep, OwnSequence)
+
+CHARGES: dict[str, Callable[[Spike, Tensor, Tensor], Tensor]] = {
+    "IFNode": lambda spike, v, x: v + x,
+    "LIFNode": lambda spike, v, x: v + (x - (v - (spike.v_reset or 0.0))) / spike.tau,
+    "LIFNode beside": lambda spike, v, x: v - (v - (spike.v_reset or 0.0)) / spike.tau + x,
+}
 
 
 # ------------------------------------------------------------------------------- parallel neurons

@@ -54,6 +54,27 @@ def test_a_module_shared_between_depths_is_told():
     assert "layer1.1" not in look.repeated and "layer3.1" not in look.repeated
 
 
+class Encodes(nn.Module):
+    """Loops over time, and begins each step with a spiking layer, before all weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.lif = lif(), lif()
+        self.first, self.last = nn.Linear(8, 6), nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(self.last(self.lif(self.first(self.encode(x)))) for _ in range(T)) / T
+
+
+def test_what_a_loop_begins_with_is_not_shared_between_depths():
+    look = look_at(Encodes(), (torch.rand(N, 8),), {}, ["encode", "lif"])
+    assert look.repeated == {}
+    assert {name: str(layout) for name, layout in look.layouts.items()} == {
+        "encode": "NC",
+        "lif": "NC",
+    }
+
+
 def test_a_loop_over_time_is_no_sharing():
     class Loop(Net):
         def forward(self, x: Tensor) -> Tensor:

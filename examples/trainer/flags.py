@@ -274,6 +274,12 @@ def add_training_flags(parser: Parser, epochs: int, batch_size: int) -> None:
     )
     add("--compile", action="store_true", help="torch.compile the model (default: off)")
     add(
+        "--fsdp",
+        action="store_true",
+        help="let each process that torchrun starts hold a part of the weights, gradients and "
+        "optimizer's state only (FSDP2), for models that do not fit (default: off)",
+    )
+    add(
         "--workers",
         type=natural,
         default=2,

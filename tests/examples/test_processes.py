@@ -1,9 +1,11 @@
 """Several processes: the same training as one, one set of files, and resuming across numbers."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -39,10 +41,14 @@ def pose_as(rank, port):
     }
 
 
-def run_pair(*args, log):
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def run_pair(*args, log):
+    port = free_port()
     pair = [
         Script("train_cifar.py", *args, log=f"{log}{rank}", before=partial(pose_as, rank, port))
         for rank in range(2)
@@ -79,6 +85,56 @@ def test_torchrun_trains_as_one_process_does(alone, tmp_path):
         assert (one[column] - other[column]).abs().max() < 0.05
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert len(state["rng"]) == 2
+
+
+def test_a_start_agrees_on_a_word_whatever_an_earlier_one_left_behind(example_modules):
+    agree = example_modules("trainer.processes").agree
+    store = torch.distributed.HashStore()
+    store.set("asks 1", "one that is gone")
+    words = []
+    for _ in range(2):  # torchrun's restarts have one store in common
+        with ThreadPoolExecutor(3) as pool:
+            first, *others = pool.map(lambda rank: agree(store, rank, 3), range(3))
+        assert others == [first, first] and first not in words
+        words.append(first)
+
+
+def test_sharded_weights_train_alike_and_their_checkpoints_are_those_of_one_process(
+    alone, tmp_path
+):
+    sharded, log = tmp_path / "sharded", tmp_path / "pair"
+    done = run_pair(*HANDOVER, "--fsdp", "--out", sharded, log=log)
+    assert [d.code for d in done] == [0, 0], done[0].err + done[1].err
+    assert "in each a part of the weights" in done[0].out
+    assert_close(alone, sharded)
+    one, other = (pd.read_csv(folder / "metrics.csv") for folder in (alone, sharded))
+    for column in ("loss", "lambda", "train_accuracy", "test_accuracy"):
+        pd.testing.assert_series_equal(one[column], other[column], rtol=1e-3)
+    states = [torch.load(path / "previous.pt", weights_only=True) for path in (alone, sharded)]
+    shapes = [
+        {name: value.shape for name, value in state["model"].items()}
+        | {i: m["momentum_buffer"].shape for i, m in state["optimizer"]["state"].items()}
+        for state in states
+    ]
+    assert shapes[0] == shapes[1]
+    assert states[1]["position"]["batch"] == 4  # in the middle of the second epoch
+
+    before = weights(sharded)
+    again = run_pair("--resume", sharded / "previous.pt", log=log)
+    assert [d.code for d in again] == [0, 0], again[0].err + again[1].err
+    after = weights(sharded)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+    # A checkpoint of two that share is one for a process alone, and the other way round.
+    to_one, to_two = tmp_path / "to_one", tmp_path / "to_two"
+    for source, folder in ((sharded, to_one), (alone, to_two)):
+        folder.mkdir()
+        shutil.copyfile(source / "previous.pt", folder / "last.pt")
+    succeed("train_cifar.py", "--resume", to_one, log=tmp_path / "log")
+    assert_close(alone, to_one)
+    done = run_pair("--resume", to_two, "--fsdp", log=log)
+    assert [d.code for d in done] == [0, 0], done[0].err + done[1].err
+    assert_close(alone, to_two)
 
 
 ENDS_ITS_GROUP = """

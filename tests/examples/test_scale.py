@@ -4,6 +4,7 @@ import argparse
 import re
 import signal
 import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -24,7 +25,7 @@ from tests.examples.scripts import (
     weights,
 )
 from tests.examples.test_checkpoint import die_in
-from tests.examples.test_processes import TORCHRUN, assert_close
+from tests.examples.test_processes import assert_close, free_port
 
 RUN = [*TINY, "--epochs", "6", "--checkpoint-every", "2", "--device", "cpu"]
 
@@ -85,17 +86,23 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_torchrun_restarts_from_the_last_checkpoint_when_a_process_is_killed(tmp_path):
+def test_two_nodes_restart_from_the_last_checkpoint_when_a_process_is_killed(tmp_path):
     (tmp_path / "dying.py").write_text(DYING)
-    start = [*TORCHRUN, "2", "--max-restarts", "1", str(tmp_path / "dying.py"), str(ROOT)]
-    for name, dies_in in (("whole", "never"), ("killed", "0")):
-        command = [*start, str(EXAMPLES), dies_in, *RUN, "--resume", "auto"]
-        command += ["--out", str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("last epoch") == 1
-        assert done.stdout.count("results in") == (2 if name == "killed" else 1)
-        assert done.stdout.count("epoch 1/6") == 1
+    flags = "--nnodes 2 --nproc-per-node 1 --max-restarts 2 --rdzv-backend c10d --rdzv-id run"
+    nodes = [sys.executable, *"-m torch.distributed.run".split(), *flags.split()]
+    nodes += ["--rdzv-endpoint", f"localhost:{free_port()}", str(tmp_path / "dying.py"), str(ROOT)]
+    nodes += [str(EXAMPLES), "0", *RUN, "--resume", "auto", "--out", str(tmp_path / "killed")]
+    agents = [
+        subprocess.Popen(nodes, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    succeed("train_cifar.py", *RUN, "--out", tmp_path / "whole", log=tmp_path / "log")
+    done = [agent.communicate(timeout=HANG) for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], done[0][1] + done[1][1]
+    out = done[0][0] + done[1][0]
+    assert out.count("last epoch") == 1
+    assert out.count("results in") == 2
+    assert out.count("epoch 1/6") == 1
     assert_close(tmp_path / "whole", tmp_path / "killed")
     rows = [pd.read_csv(tmp_path / name / "metrics.csv") for name in ("whole", "killed")]
     assert rows[1].epoch.tolist() == list(range(1, 7))

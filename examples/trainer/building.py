@@ -111,8 +111,6 @@ def build(args: argparse.Namespace, script: str, world: World, data: Data) -> Ru
         raise UserError(f"--backend {args.backend}: {one_line(error)}") from error
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
-    if args.amp == "fp16" and world.device.type != "cuda":
-        raise UserError("--amp fp16 is for CUDA only: use --amp bf16")
     optimizer = make_optimizer(args, model)
     forward: nn.Module = over_time
     if args.compile:

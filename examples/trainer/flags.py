@@ -264,7 +264,7 @@ def add_training_flags(parser: Parser, epochs: int, batch_size: int) -> None:
         "--amp",
         choices=("off", "bf16", "fp16"),
         default="off",
-        help="automatic mixed precision; fp16, which scales the loss, is for CUDA only "
+        help="automatic mixed precision; fp16 scales the loss, and leaves out steps that overflow "
         "(default: %(default)s)",
     )
     add(

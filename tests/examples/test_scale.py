@@ -210,7 +210,7 @@ def test_how_fast_data_come_without_training(tmp_path):
 def test_the_commands_of_the_page_on_long_runs_are_understood(example_modules):
     page = (EXAMPLES.parent / "docs" / "long_runs.md").read_text().replace("\\\n", " ")
     found = re.findall(r"examples/(train_\w+)\.py (-[^\n`&]+)", page)
-    assert len(found) == 5
+    assert len(found) == 6
     for script, flags in found:
         parser = example_modules(script).build_parser()
         args = example_modules("trainer.settings").parse(parser, flags.split())

@@ -29,16 +29,20 @@ TORCHRUN = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-
 HANDOVER = [*RUN, "--method", "handover", "--checkpoint-every", "3"]
 
 
-def pose_as(rank, port):
+def told(rank, size, port):
     """What torchrun tells the processes it starts."""
-    os.environ |= {
+    return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
+        "WORLD_SIZE": str(size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": "test",
     }
+
+
+def pose_as(rank, port):
+    os.environ |= told(rank, 2, port)
 
 
 def free_port():
@@ -158,8 +162,10 @@ def test_the_group_and_its_threads_end_before_the_interpreter(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(ENDS_ITS_GROUP)
     done = subprocess.run(
-        [*TORCHRUN, "1", str(script), str(EXAMPLES)], capture_output=True, text=True, timeout=HANG
-    )
+        [sys.executable, str(script), str(EXAMPLES)],
+        env={**os.environ, **told(0, 1, free_port())},
+        capture_output=True, text=True, timeout=HANG,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 

@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from spikingjelly.activation_based import neuron
 
+from tests.examples.data_sets import make_images
 from tests.examples.scripts import (
     EXAMPLES,
     HANG,
@@ -139,6 +141,23 @@ def test_sharded_weights_train_alike_and_their_checkpoints_are_those_of_one_proc
     done = run_pair("--resume", to_two, "--fsdp", log=log)
     assert [d.code for d in done] == [0, 0], done[0].err + done[1].err
     assert_close(alone, to_two)
+
+
+def test_sharded_weights_are_there_for_the_process_with_one_batch_more_to_test(tmp_path):
+    args = make_images(tmp_path / "data")
+    (tmp_path / "data" / "test" / "dog" / "3.png").unlink()  # 7: one process has 4, and one has 3
+    args += "--model plain:4 --width 4 --T 1 --batch-size 2 --epochs 1 --workers 0".split()
+    args += ["--device", "cpu", "--at", "1", "--fsdp", "--out", tmp_path / "run"]
+    done = run_pair(*args, log=tmp_path / "pair")
+    assert [d.code for d in done] == [0, 0], done[0].err + done[1].err
+    right = pd.read_csv(tmp_path / "run" / "metrics.csv").test_accuracy.item() * 7
+    assert right == pytest.approx(round(right))
+
+
+def test_weights_that_cannot_be_sharded_are_named(example_modules):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), neuron.ParametricLIFNode())
+    with pytest.raises(example_modules("trainer.errors").UserError, match=r"--fsdp .* 1\.w,"):
+        example_modules("trainer.sharding").refuse_scalars(model)
 
 
 ENDS_ITS_GROUP = """

@@ -17,6 +17,7 @@ __all__ = [
     "processes",
     "reports",
     "settings",
+    "sharding",
     "state",
     "stopping",
     "training",

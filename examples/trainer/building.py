@@ -29,7 +29,7 @@ from sj_shortcut import (
     wrap_with_shortcuts,
 )
 
-from . import models, processes
+from . import models, processes, sharding
 from .errors import UserError, one_line
 from .loading import Data, Loaders, make_loaders
 from .processes import World
@@ -67,6 +67,7 @@ class Run:
     loaders: Loaders
     backends: list[NeuronBackend]
     heads: list[str]
+    sharded: bool
     position: Position = field(default_factory=Position)
     history: list[dict[str, float]] = field(default_factory=list)
     changes: list[dict[str, Any]] = field(default_factory=list)
@@ -97,23 +98,25 @@ def build(args: argparse.Namespace, script: str, world: World, data: Data) -> Ru
     check_output(model, over_time, x, len(data.classes), args)
     loss = nn.CrossEntropyLoss(class_weights(args, data)).to(world.device)
     criterion = add_method(args, model, over_time.steps(x), len(data.classes), loss)
-    model.to(world.device)
+    if world.size > 1:
+        processes.synchronize_batch_norm(model)
+    sharded = args.fsdp and world.size > 1
+    if sharded:
+        sharding.shard(model, world, args.method != "vanilla")
+    else:
+        model.to(world.device)
     try:
         backends = set_backend(model, args.backend)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"--backend {args.backend}: {one_line(error)}") from error
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
-    if args.amp == "fp16" and world.device.type != "cuda":
-        raise UserError("--amp fp16 is for CUDA only: use --amp bf16")
     optimizer = make_optimizer(args, model)
     forward: nn.Module = over_time
-    if world.size > 1:
-        processes.synchronize_batch_norm(model)
     if args.compile:
         compiled: Any = torch.compile(forward)
         forward = compiled
-    if world.size > 1:
+    if world.size > 1 and not sharded:
         devices = [world.device] if world.device.type == "cuda" else None
         forward = DistributedDataParallel(forward, devices)
     torch.manual_seed(args.seed + world.rank)  # dropout must differ from process to process
@@ -125,6 +128,7 @@ def build(args: argparse.Namespace, script: str, world: World, data: Data) -> Ru
         loaders=loaders,
         backends=backends,
         heads=[] if args.method == "vanilla" else list(shortcut_branches(model)),
+        sharded=sharded,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .checkpoint import PREVIOUS
 from .errors import UserError
+from .sharding import local
 
 if TYPE_CHECKING:
     from .building import Run
@@ -27,7 +28,8 @@ def all_finite(run: Run, loss: Tensor) -> Tensor:
     """
     watched = [buffer for buffer in run.model.buffers() if buffer.is_floating_point()]
     if not run.scaler.is_enabled():
-        watched += [p.grad for p in run.model.parameters() if p.grad is not None]
+        watched += [local(p.grad) for p in run.model.parameters() if p.grad is not None]
+    watched = [values for values in watched if values.numel()]  # a part of a small weight is empty
     finite = torch.isfinite(loss.detach())
     if watched:
         # The largest number of each: their sum may overflow where none of them does.
@@ -44,7 +46,8 @@ def refuse(run: Run, sums: Mapping[str, Tensor]) -> NoReturn:
 def check_weights(run: Run) -> None:
     """No checkpoint is written of weights that are not finite: a large step may take them there."""
     names = [name for name, value in run.model.state_dict().items() if bad(value)]
-    if names:
+    if run.world.any(bool(names)):
+        names = names or ["a part of the weights in another process"]
         others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
         at = run.position
         raise UserError(
@@ -86,7 +89,7 @@ def culprit(run: Run, sums: Mapping[str, Tensor]) -> str:
 
 
 def bad(x: Tensor) -> bool:
-    return x.is_floating_point() and not bool(torch.isfinite(x).all())
+    return x.is_floating_point() and not bool(torch.isfinite(local(x)).all())
 
 
 def check_scale(run: Run) -> None:

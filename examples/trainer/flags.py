@@ -264,7 +264,7 @@ def add_training_flags(parser: Parser, epochs: int, batch_size: int) -> None:
         "--amp",
         choices=("off", "bf16", "fp16"),
         default="off",
-        help="automatic mixed precision; fp16, which scales the loss, is for CUDA only "
+        help="automatic mixed precision; fp16 scales the loss, and leaves out steps that overflow "
         "(default: %(default)s)",
     )
     add(
@@ -273,6 +273,12 @@ def add_training_flags(parser: Parser, epochs: int, batch_size: int) -> None:
         help="keep weights and maps in channels-last layout (default: off)",
     )
     add("--compile", action="store_true", help="torch.compile the model (default: off)")
+    add(
+        "--fsdp",
+        action="store_true",
+        help="let each process that torchrun starts hold a part of the weights, gradients and "
+        "optimizer's state only (FSDP2), for models that do not fit (default: off)",
+    )
     add(
         "--workers",
         type=natural,

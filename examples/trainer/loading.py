@@ -7,6 +7,7 @@ has any influence on what a training sees.
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -147,6 +148,7 @@ class Loaders(NamedTuple):
     train: DataLoader[tuple[Tensor, Tensor]]
     batches: EpochBatches
     test: DataLoader[tuple[Tensor, Tensor]]
+    one_batch_less: bool  # of test samples, than process 0 has
 
 
 def make_loaders(data: Data, args: argparse.Namespace, world: World) -> Loaders:
@@ -162,11 +164,13 @@ def make_loaders(data: Data, args: argparse.Namespace, world: World) -> Loaders:
     train: DataLoader[Any] = DataLoader(
         Seeded(data.train, seed), batch_sampler=batches, generator=torch.Generator(), **settings
     )
+    if len(data.test) < world.size:
+        raise UserError(f"{len(data.test)} test samples are too few for so many processes")
     share = Subset(data.test, range(world.rank, len(data.test), world.size))
-    test: DataLoader[Any] = DataLoader(
-        share, max(1, batch_size // world.size), generator=torch.Generator(), **settings
-    )
-    return Loaders(train, batches, test)
+    each = batch_size // world.size
+    test: DataLoader[Any] = DataLoader(share, each, generator=torch.Generator(), **settings)
+    most = math.ceil(len(data.test) / world.size)  # which process 0 has
+    return Loaders(train, batches, test, one_batch_less=len(test) < math.ceil(most / each))
 
 
 def ignore_interrupt(worker: int) -> None:

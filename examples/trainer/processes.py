@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +16,12 @@ import torch.distributed as dist
 # Before there is a group: DistributedDataParallel imports it, and its defaults keep what is there.
 import torch.distributed.nn.functional
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from .errors import UserError
 
-__all__ = ["World", "start", "stop", "synchronize_batch_norm"]
+__all__ = ["World", "agree", "start", "stop", "synchronize_batch_norm"]
 
 
 @dataclass
@@ -89,16 +91,35 @@ def start(device: str) -> World:
                 "lower --nproc-per-node, or pass --device cpu"
             )
         torch.cuda.set_device(local)
-    # torchrun keeps one store for all its restarts, with the addresses of processes now gone.
     store, rank, size = next(rendezvous("env://"))
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     dist.init_process_group(
         "nccl" if cuda else "gloo",
-        store=PrefixStore(f"attempt {attempt}", store), rank=rank, world_size=size,
+        store=PrefixStore(agree(store, rank, size), store), rank=rank, world_size=size,
     )  # fmt: skip
     return World(
         dist.get_rank(), dist.get_world_size(), torch.device(f"cuda:{local}" if cuda else "cpu")
     )
+
+
+def agree(store: Store, rank: int, size: int) -> str:
+    """A word that the processes of this start have in common, and with those of no other.
+
+    torchrun keeps one store for all its restarts, with the addresses of processes now gone, and
+    counts restarts on each machine by itself. So each process asks by a name of its own, and
+    process 0 answers until it was heard.
+    """
+    mine = secrets.token_hex(8)
+    if rank:
+        store.set(f"asks {rank}", mine)
+        word: str = store.get(f"answer to {mine}").decode()
+        store.set(f"heard {word} {rank}", "yes")
+        return word
+    for other in range(1, size):
+        while not store.check([f"heard {mine} {other}"]):
+            asked = store.get(f"asks {other}").decode()  # perhaps by one that is gone
+            store.set(f"answer to {asked}", mine)
+            time.sleep(0.02)
+    return mine
 
 
 def stop() -> None:

@@ -209,7 +209,8 @@ def describe(run: Run) -> None:
             "warning: λ is not 0 in the last epoch, so with --combine logits the model without "
             "heads is not quite the one trained: see --finish and --lambda-end"
         )
-    say(f"device  {run.world.device}, {run.world.size} process(es); results in {run.folder}")
+    parts = ", in each a part of the weights" if run.sharded else ""
+    say(f"device  {run.world.device}, {run.world.size} process(es){parts}; results in {run.folder}")
 
 
 def open_board(folder: Path, epochs_done: int) -> Any:

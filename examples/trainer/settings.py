@@ -16,8 +16,8 @@ __all__ = ["parse"]
 
 # What a resumed run may change without a word, as no number depends on it,
 FREE = (
-    "resume", "device", "workers", "checkpoint_every", "gradients_every", "data_dir", "load_only",
-    "debug",
+    "resume", "device", "fsdp", "workers", "checkpoint_every", "gradients_every", "data_dir",
+    "load_only", "debug",
 )  # fmt: skip
 # what it may change from here on, which is noted in config.json,
 CHANGEABLE = (
@@ -157,6 +157,13 @@ def refuse_contradictions(args: argparse.Namespace, given: dict[str, Any]) -> No
             )
     if args.optimizer == "adamw" and "momentum" in given:
         raise UserError("--momentum is for --optimizer sgd: leave it out with adamw")
+    for flag, is_set in {
+        "--channels-last": args.channels_last,
+        "--amp fp16": args.amp == "fp16",
+        "--gradients-every": args.gradients_every > 0,
+    }.items():
+        if args.fsdp and is_set:
+            raise UserError(f"--fsdp does not go with {flag}: leave one of the two out")
     if args.norm == "tdbn" and args.step_mode == "s":
         raise UserError("--norm tdbn normalizes over time: it needs --step-mode m")
     if args.warmup_epochs >= args.epochs:

@@ -13,6 +13,7 @@ from .building import Position, Run
 from .errors import UserError, one_line
 from .finite import check_weights
 from .folder import write_atomically
+from .sharding import spread, whole
 
 __all__ = ["finish", "restore", "save"]
 
@@ -20,31 +21,27 @@ __all__ = ["finish", "restore", "save"]
 def save(run: Run, best: bool = False) -> None:
     """Write last.pt, from process 0, with what all processes have to say."""
     check_weights(run)
+    weights, optimizer = whole(run.model.state_dict()), whole(run.optimizer.state_dict())
     rng = run.world.gather(checkpoint.rng_state())
     schedule = None
     if run.has_heads:
         schedule = checkpoint.merge(run.world.gather(run.criterion.schedule.state_dict()))
-    run.world.alone(lambda: checkpoint.save(run.folder, state_of(run, rng, schedule), best))
-    run.saved_at = (run.position.epoch, run.position.batch)
-
-
-def state_of(
-    run: Run, rng: list[dict[str, Any]], schedule: dict[str, Any] | None
-) -> dict[str, Any]:
-    return {
+    state = {
         "script": run.script,
         "settings": run.settings,
         "changes": run.changes,
         "data": {"classes": run.data.classes, "train": len(run.data.train)},
         "position": vars(run.position),
         "history": run.history,
-        "model": run.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
+        "model": weights,
+        "optimizer": optimizer,
         "lr": {k: v for k, v in run.lr.state_dict().items() if k != "lr_lambdas"},
         "schedule": schedule,
         "scaler": run.scaler.state_dict(),
         "rng": rng,
     }
+    run.world.alone(lambda: checkpoint.save(run.folder, state, best))
+    run.saved_at = (run.position.epoch, run.position.batch)
 
 
 def restore(run: Run) -> None:
@@ -73,8 +70,10 @@ def refuse_other_data(run: Run, state: dict[str, Any], path: Any) -> None:
 
 
 def put_back(run: Run, state: dict[str, Any]) -> None:
-    run.model.load_state_dict(state["model"])
-    run.optimizer.load_state_dict(state["optimizer"])
+    own = run.model.state_dict()
+    weights = {k: spread(v, own[k]) if k in own else v for k, v in state["model"].items()}
+    run.model.load_state_dict(weights)
+    run.optimizer.load_state_dict(optimizer_state(run, state["optimizer"]))
     run.lr.load_state_dict({**state["lr"], "lr_lambdas": [None]})
     if run.has_heads:
         schedule = checkpoint.share(state["schedule"], run.world.rank)
@@ -94,6 +93,16 @@ def put_back(run: Run, state: dict[str, Any]) -> None:
             f"note: started with {len(rng)} processes, going on with {run.world.size}: the same "
             "global batches, so the same results up to rounding, but for dropout"
         )
+
+
+def optimizer_state(run: Run, state: dict[str, Any]) -> dict[str, Any]:
+    """The optimizer's state in a checkpoint; of sharded weights, this process's part."""
+    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    moments = {
+        i: {name: spread(value, parameters[i]) for name, value in moments.items()}
+        for i, moments in state["state"].items()
+    }
+    return {**state, "state": moments}
 
 
 def apply_changes(run: Run) -> None:
@@ -122,7 +131,7 @@ def finish(run: Run) -> None:
     """Take the heads out and write the plain model's weights."""
     if run.has_heads:
         remove_shortcuts(run.model)
-    weights = {k: v.cpu() for k, v in run.model.state_dict().items()}
+    weights = {k: v.cpu() for k, v in whole(run.model.state_dict()).items()}
     path = run.folder / "model.pt"
     remedy = f"make room or mend the folder, then --resume {run.folder}"
     run.world.alone(lambda: write_atomically(path, lambda file: torch.save(weights, file), remedy))

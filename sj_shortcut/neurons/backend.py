@@ -11,7 +11,7 @@ from spikingjelly.activation_based import functional
 from torch import nn
 
 from sj_shortcut.neurons.backend_rows import NeuronBackend, NeuronBackends, find_neurons
-from sj_shortcut.neurons.backend_sj0 import plan_backends
+from sj_shortcut.neurons.backend_sj0 import plan_backends, supply_numpy_int
 from sj_shortcut.neurons.backend_sj2 import demand_kernels
 from sj_shortcut.torch_model.checks import did_you_mean, require_module
 
@@ -85,6 +85,8 @@ def set_backend(model: nn.Module, backend: str = "auto") -> NeuronBackends:
     if not has_cupy_backend():
         return demand_kernels(neurons, backend)
     rows = plan_backends(neurons, backend)
+    if any(row.backend == "cupy" for row in rows):
+        supply_numpy_int()
     before = [found.module.backend for found in neurons]
     try:
         for found, row in zip(neurons, rows, strict=True):

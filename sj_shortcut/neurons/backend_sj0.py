@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
+import importlib
+import types
+from typing import Any
 
 import numpy
 import torch
-from spikingjelly.activation_based import base, neuron, surrogate
+from spikingjelly.activation_based import base, surrogate
 
-from sj_shortcut.neurons.backend_rows import FoundNeuron, NeuronBackend, NeuronBackends, owner_of
+from sj_shortcut.neurons.backend_rows import FoundNeuron, NeuronBackend, NeuronBackends
 
-__all__ = ["plan_backends"]
-
-# 0.0.0.0.14: the classes whose CuPy kernels compare with `numpy.int`, gone since NumPy 1.24.
-_NEED_NP_INT = (neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode)
-# Where a class says what it does in multi-step mode.
-_MULTI_STEP = ("forward", "multi_step_forward", "multi_step_functional_forward")
+__all__ = ["plan_backends", "supply_numpy_int"]
 
 
 def plan_backends(neurons: list[FoundNeuron], backend: str) -> NeuronBackends:
@@ -35,7 +32,8 @@ def plan_backends(neurons: list[FoundNeuron], backend: str) -> NeuronBackends:
     if backend == "triton":
         raise ValueError(
             "backend 'triton' does not exist in the installed SpikingJelly, whose neurons run on "
-            "PyTorch or CuPy: use 'auto' or 'cupy', or install SpikingJelly 2.0.0, which has it"
+            "PyTorch or CuPy: use 'auto' or 'cupy', or install the generation that has it: pip "
+            "install spikingjelly==2.0.0; to check: pip show spikingjelly"
         )
     if backend == "torch":
         return NeuronBackends(found.row("torch", "as asked") for found in neurons)
@@ -44,7 +42,8 @@ def plan_backends(neurons: list[FoundNeuron], backend: str) -> NeuronBackends:
         return NeuronBackends(_plan_cupy(found, otherwise=None) for found in neurons)
     missing = "; ".join(_missing_for_cupy())
     if missing:
-        return NeuronBackends(found.row("torch", missing) for found in neurons)
+        note = f"{missing}; backend 'cupy' says what to do about it"
+        return NeuronBackends(found.row("torch", note) for found in neurons)
     return NeuronBackends(_plan_cupy(found, otherwise="torch") for found in neurons)
 
 
@@ -66,18 +65,31 @@ def _obstacle_to_cupy(found: FoundNeuron) -> str | None:
         return f"surrogate function {type(module.surrogate_function).__name__} has no CUDA code"
     if found.device.type != "cuda":
         return f"on {found.device}, and CuPy needs CUDA"
-    if owner_of(type(module), _MULTI_STEP) in _NEED_NP_INT and not _numpy_has_int():
-        return (
-            f"its CuPy kernels ask for numpy.int, which NumPy {numpy.__version__} does not have: "
-            "set numpy.int = int first"
-        )
     return None
 
 
-def _numpy_has_int() -> bool:
-    with warnings.catch_warnings():  # NumPy 1.20 to 1.23 have it, and warn
-        warnings.simplefilter("ignore")
-        return hasattr(numpy, "int")
+class _NumpyWithInt(types.ModuleType):
+    """NumPy, and in it the ``int`` that was the same as Python's until NumPy 1.24 took it away."""
+
+    int = int
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(numpy, name)
+
+
+def supply_numpy_int() -> None:
+    """Let the CuPy kernels of IF, LIF and PLIF neurons run with any NumPy.
+
+    SpikingJelly compares with ``numpy.int`` before it launches them. Its own module is given a
+    NumPy that has one; NumPy itself, which is everybody's, stays as it is.
+
+    Example:
+        >>> from sj_shortcut.neurons.backend import has_cupy_backend
+        >>> if has_cupy_backend():
+        ...     supply_numpy_int()
+    """
+    kernels: Any = importlib.import_module("spikingjelly.activation_based.auto_cuda.base")
+    kernels.np = _NumpyWithInt(numpy.__name__)
 
 
 def _has_cuda_code(function: object) -> bool:
@@ -98,11 +110,14 @@ def _missing_for_cupy() -> dict[str, str]:
     except ImportError:
         major = (torch.version.cuda or "12").split(".")[0]
         missing["CuPy cannot be imported"] = (
-            f"pip install cupy-cuda{major}x, or the build that matches your CUDA version"
+            f"pip install cupy-cuda{major}x, or the build for your version of CUDA, which "
+            "nvidia-smi shows; to check: python -c 'import cupy; cupy.show_config()'"
         )
     if not torch.cuda.is_available():
         missing["PyTorch sees no CUDA GPU"] = (
-            "it takes an NVIDIA GPU and driver, and a PyTorch built for CUDA"
+            "it takes an NVIDIA GPU with its driver; to check: nvidia-smi; and a PyTorch built for "
+            "CUDA, installed as pytorch.org says; to check: python -c 'import torch; "
+            "print(torch.version.cuda, torch.cuda.is_available())'"
         )
     return missing
 

@@ -30,6 +30,11 @@ _KERNELS = {
 _MULTI_STEP_KERNELS = ("activation_aware_if", "ilif")
 _INFERENCE_KERNELS = ("activation_aware_if", "stbif")
 _SURROGATE_FREE_KERNELS = ("ilif", "stbif")
+# What to install where a kernel is unavailable, and how to see whether that helped.
+_REMEDIES = {
+    "triton": "; it comes with PyTorch for CUDA on Linux, else pip install triton; to check: "
+    "python -c 'import triton; print(triton.__version__)'"
+}
 _SINGLE_STEP = ("forward", "single_step_forward", "single_step_functional_forward")
 _MULTI_STEP = ("forward", "multi_step_forward", "multi_step_functional_forward")
 
@@ -51,7 +56,8 @@ def demand_kernels(neurons: list[FoundNeuron], backend: str) -> NeuronBackends:
     if backend == "cupy":
         raise ValueError(
             "backend 'cupy' does not exist in the installed SpikingJelly, which dropped CuPy for "
-            "CUDA and Triton kernels: use 'auto', or install SpikingJelly 0.0.0.0.14, which has it"
+            "CUDA and Triton kernels: use 'auto', or install the generation that has it: pip "
+            "install spikingjelly==0.0.0.0.14; to check: pip show spikingjelly"
         )
     if backend == "triton":
         _require_triton(neurons)
@@ -66,7 +72,8 @@ def _require_triton(neurons: list[FoundNeuron]) -> None:
     if elsewhere is not None:
         raise RuntimeError(
             f"backend 'triton' needs a CUDA device, and {elsewhere.label} is on "
-            f"{elsewhere.device}: call model.to('cuda') first, or use backend 'auto'"
+            f"{elsewhere.device}: call model.to('cuda') first, or use backend 'auto' (for whether "
+            "there is a GPU: python -c 'import torch; print(torch.cuda.is_available())')"
         )
     obstacles = [_obstacle_to_kernel(found) for found in neurons]
     if None not in obstacles:
@@ -94,7 +101,7 @@ def _complaint(found: FoundNeuron, row: NeuronBackend, backend: str) -> str:
     if kernel is None:
         return f"{found.label}: {row.note}; nothing can change that but moving the model to the CPU"
     reason = _implementation(found, kernel)["unavailable"].get(backend)
-    because = f" ({backend} is unavailable: {reason})" if reason else ""
+    because = f" ({backend} is unavailable: {reason}{_REMEDIES.get(backend, '')})" if reason else ""
     return (
         f"{found.label} runs on {row.backend}{because}: "
         f"set {_variable(kernel)}={backend} before Python starts"
@@ -190,7 +197,9 @@ def _implementation(found: FoundNeuron, kernel: str) -> dict[str, Any]:
     except (RuntimeError, ValueError) as error:
         raise RuntimeError(
             f"{found.label} cannot run on {found.device}: {error} Move the model to the CPU or an "
-            f"NVIDIA GPU, or check the environment variable {_variable(kernel)}"
+            "NVIDIA GPU (to check: nvidia-smi; python -c 'import torch; "
+            "print(torch.cuda.is_available())'), or unset the environment variable "
+            f"{_variable(kernel)} if it is set"
         ) from error
     return answer
 

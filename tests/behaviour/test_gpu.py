@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -158,9 +157,7 @@ def per_step(model: nn.Module) -> dict[str, Any]:
 @functools.cache
 def results_of(backend: str) -> dict[Any, dict[str, Any]]:
     if has_cupy_backend():
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(np, "int", int, raising=False)  # which SpikingJelly's kernels ask for
-            return run_all(backend)
+        return run_all(backend)
     return results_of_process(backend)
 
 

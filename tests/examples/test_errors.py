@@ -78,7 +78,7 @@ FLAGS = {
     "--method evolutionary --hold 0.9 --finish 0.5": ("finish",),
     "--schedule cosine": ("--schedule has no effect", "choose --method evolutionary"),
     "--epochs 2 --warmup-epochs 2": ("--warmup-epochs 2",),
-    "--amp fp16 --device cpu": ("--amp bf16",),
+    "--fsdp --amp fp16": ("--fsdp does not go with --amp fp16",),
     "--autoaugment": ("--autoaugment is for colour images",),
     "--cutout 8": ("--cutout 8",),
     "--batch-size 1000": ("--batch-size 1000", "lower it"),

@@ -125,6 +125,32 @@ def test_bad_steps_can_be_left_out_and_are_counted(tmp_path, where):
     assert rows.notna().all(axis=None)
 
 
+def test_steps_that_fp16_leaves_out_are_no_reason_to_end(tmp_path):
+    args = [*write_model(tmp_path, "gradient", {3, 6, 7}), "--amp", "fp16", "--device", "cpu"]
+    done = succeed(
+        "train_cifar.py", *args, "--out", tmp_path / "run", log=tmp_path / "log", cwd=tmp_path
+    )
+    assert "left out" not in done.out
+    assert_finite(tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert state["scaler"]["scale"] <= 65536 / 2**3  # which each of them halves
+
+
+@pytest.mark.parametrize(
+    ("where", "steps", "named"),
+    [
+        ("loss", {7}, "the loss of the output is nan in epoch 2, step 3"),
+        ("gradient", set(range(7, 100)), "the gradient is not finite, however the loss is scaled"),
+    ],
+)
+def test_what_fp16_cannot_mend_ends_it(tmp_path, where, steps, named):
+    args = [*write_model(tmp_path, where, steps), "--amp", "fp16", "--device", "cpu"]
+    args += ["--epochs", "20", "--checkpoint-every", "0", "--out", tmp_path / "run"]
+    error = run("train_cifar.py", *args, log=tmp_path / "log", cwd=tmp_path).error
+    assert named in error
+    assert_finite(tmp_path / "run")
+
+
 def test_leaving_out_changes_nothing_where_nothing_is_bad(tmp_path):
     for name, flags in (("plain", []), ("skipping", ["--skip-nonfinite"])):
         args = [*TINY, "--epochs", "2", *flags, "--out", tmp_path / name]

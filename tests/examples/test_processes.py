@@ -1,9 +1,11 @@
 """Several processes: the same training as one, one set of files, and resuming across numbers."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -11,7 +13,9 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from spikingjelly.activation_based import neuron
 
+from tests.examples.data_sets import make_images
 from tests.examples.scripts import (
     EXAMPLES,
     HANG,
@@ -27,22 +31,30 @@ TORCHRUN = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-
 HANDOVER = [*RUN, "--method", "handover", "--checkpoint-every", "3"]
 
 
-def pose_as(rank, port):
+def told(rank, size, port):
     """What torchrun tells the processes it starts."""
-    os.environ |= {
+    return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
+        "WORLD_SIZE": str(size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": "test",
     }
 
 
-def run_pair(*args, log):
+def pose_as(rank, port):
+    os.environ |= told(rank, 2, port)
+
+
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def run_pair(*args, log):
+    port = free_port()
     pair = [
         Script("train_cifar.py", *args, log=f"{log}{rank}", before=partial(pose_as, rank, port))
         for rank in range(2)
@@ -81,6 +93,73 @@ def test_torchrun_trains_as_one_process_does(alone, tmp_path):
     assert len(state["rng"]) == 2
 
 
+def test_a_start_agrees_on_a_word_whatever_an_earlier_one_left_behind(example_modules):
+    agree = example_modules("trainer.processes").agree
+    store = torch.distributed.HashStore()
+    store.set("asks 1", "one that is gone")
+    words = []
+    for _ in range(2):  # torchrun's restarts have one store in common
+        with ThreadPoolExecutor(3) as pool:
+            first, *others = pool.map(lambda rank: agree(store, rank, 3), range(3))
+        assert others == [first, first] and first not in words
+        words.append(first)
+
+
+def test_sharded_weights_train_alike_and_their_checkpoints_are_those_of_one_process(
+    alone, tmp_path
+):
+    sharded, log = tmp_path / "sharded", tmp_path / "pair"
+    done = run_pair(*HANDOVER, "--fsdp", "--out", sharded, log=log)
+    assert [d.code for d in done] == [0, 0], done[0].err + done[1].err
+    assert "in each a part of the weights" in done[0].out
+    assert_close(alone, sharded)
+    one, other = (pd.read_csv(folder / "metrics.csv") for folder in (alone, sharded))
+    for column in ("loss", "lambda", "train_accuracy", "test_accuracy"):
+        pd.testing.assert_series_equal(one[column], other[column], rtol=1e-3)
+    states = [torch.load(path / "previous.pt", weights_only=True) for path in (alone, sharded)]
+    shapes = [
+        {name: value.shape for name, value in state["model"].items()}
+        | {i: m["momentum_buffer"].shape for i, m in state["optimizer"]["state"].items()}
+        for state in states
+    ]
+    assert shapes[0] == shapes[1]
+    assert states[1]["position"]["batch"] == 4  # in the middle of the second epoch
+
+    before = weights(sharded)
+    again = run_pair("--resume", sharded / "previous.pt", log=log)
+    assert [d.code for d in again] == [0, 0], again[0].err + again[1].err
+    after = weights(sharded)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+    # A checkpoint of two that share is one for a process alone, and the other way round.
+    to_one, to_two = tmp_path / "to_one", tmp_path / "to_two"
+    for source, folder in ((sharded, to_one), (alone, to_two)):
+        folder.mkdir()
+        shutil.copyfile(source / "previous.pt", folder / "last.pt")
+    succeed("train_cifar.py", "--resume", to_one, log=tmp_path / "log")
+    assert_close(alone, to_one)
+    done = run_pair("--resume", to_two, "--fsdp", log=log)
+    assert [d.code for d in done] == [0, 0], done[0].err + done[1].err
+    assert_close(alone, to_two)
+
+
+def test_sharded_weights_are_there_for_the_process_with_one_batch_more_to_test(tmp_path):
+    args = make_images(tmp_path / "data")
+    (tmp_path / "data" / "test" / "dog" / "3.png").unlink()  # 7: one process has 4, and one has 3
+    args += "--model plain:4 --width 4 --T 1 --batch-size 2 --epochs 1 --workers 0".split()
+    args += ["--device", "cpu", "--at", "1", "--fsdp", "--out", tmp_path / "run"]
+    done = run_pair(*args, log=tmp_path / "pair")
+    assert [d.code for d in done] == [0, 0], done[0].err + done[1].err
+    right = pd.read_csv(tmp_path / "run" / "metrics.csv").test_accuracy.item() * 7
+    assert right == pytest.approx(round(right))
+
+
+def test_weights_that_cannot_be_sharded_are_named(example_modules):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), neuron.ParametricLIFNode())
+    with pytest.raises(example_modules("trainer.errors").UserError, match=r"--fsdp .* 1\.w,"):
+        example_modules("trainer.sharding").refuse_scalars(model)
+
+
 ENDS_ITS_GROUP = """
 import sys
 import weakref
@@ -102,8 +181,10 @@ def test_the_group_and_its_threads_end_before_the_interpreter(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(ENDS_ITS_GROUP)
     done = subprocess.run(
-        [*TORCHRUN, "1", str(script), str(EXAMPLES)], capture_output=True, text=True, timeout=HANG
-    )
+        [sys.executable, str(script), str(EXAMPLES)],
+        env={**os.environ, **told(0, 1, free_port())},
+        capture_output=True, text=True, timeout=HANG,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 

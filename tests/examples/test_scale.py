@@ -1,9 +1,12 @@
 """Long and large runs: jobs that are started again, parts of batches, class weights, crops."""
 
 import argparse
+import os
 import re
 import signal
 import subprocess
+import sys
+import time
 from functools import partial
 
 import numpy as np
@@ -24,7 +27,7 @@ from tests.examples.scripts import (
     weights,
 )
 from tests.examples.test_checkpoint import die_in
-from tests.examples.test_processes import TORCHRUN, assert_close
+from tests.examples.test_processes import assert_close, free_port
 
 RUN = [*TINY, "--epochs", "6", "--checkpoint-every", "2", "--device", "cpu"]
 
@@ -42,13 +45,40 @@ def test_auto_starts_a_run_and_goes_on_with_it(tmp_path):
     assert "--seed 1 contradicts" in error
 
 
-def test_a_time_limit_told_by_signal_ends_after_a_checkpoint(tmp_path):
-    folder, log = tmp_path / "run", tmp_path / "log"
-    script = Script("train_cifar.py", *TINY, "--epochs", "100000", "--out", folder, log=log)
-    script.wait_for("epoch 1/")
-    script.send(signal.SIGUSR1)  # as by sbatch --signal=USR1@120
-    done = script.wait()
-    assert done.code == 128 + signal.SIGUSR1 and f"--resume {folder}" in done.out
+def test_a_slurm_job_is_queued_again_when_its_time_is_over_and_not_when_it_is_done(tmp_path):
+    page = (ROOT / "docs" / "long_runs.md").read_text()
+    job = "#!/bin/sh\n" + page.partition("```sh\n#!/bin/sh\n")[2].partition("```")[0]
+    assert "--signal=B:USR1@120" in job  # to the script, and not to what it has started
+    # What is not on this machine: SLURM's two commands, of which the first passes signals on.
+    python = f'exec "{sys.executable}" "$@"'
+    for name, does in (("srun", 'exec "$@"'), ("scontrol", 'echo "$@" >queue'), ("python", python)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    jobs = {}
+    for epochs in ("100000", "1"):
+        folder = tmp_path / epochs
+        folder.mkdir()
+        (folder / "examples").symlink_to(EXAMPLES)
+        asked = "--model resnet19 --epochs 300 --out runs/long --resume auto"
+        flags = f"{' '.join(TINY)} --epochs {epochs} --out run --resume auto"
+        assert job.count(asked) == 1
+        (folder / "job.sh").write_text(job.replace(asked, flags))
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        library = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        with open(folder / "out", "w") as out:
+            jobs[folder] = subprocess.Popen(
+                ["sh", "job.sh"], cwd=folder, stdout=out, stderr=out,
+                env={**os.environ, "PATH": path, "PYTHONPATH": library, "SLURM_JOB_ID": "17"},
+            )  # fmt: skip
+    (long, limited), (short, finished) = jobs.items()
+    while "epoch 1/" not in (long / "out").read_text():
+        assert limited.poll() is None, (long / "out").read_text()
+        time.sleep(0.05)
+    limited.send_signal(signal.SIGUSR1)
+    limited.wait(HANG), finished.wait(HANG)
+    assert "all saved; go on with" in (long / "out").read_text()
+    assert (long / "run" / "last.pt").exists() and (long / "queue").read_text() == "requeue 17\n"
+    assert (short / "run" / "model.pt").exists() and not (short / "queue").exists()
 
 
 def ignore_hangups():
@@ -58,14 +88,17 @@ def ignore_hangups():
 def test_a_terminal_that_closes_ends_after_a_checkpoint_and_under_nohup_not_at_all(tmp_path):
     long = [*TINY, "--epochs", "100000"]
     script = Script("train_cifar.py", *long, "--out", tmp_path / "run", log=tmp_path / "log")
+    limited = Script("train_cifar.py", *long, "--out", tmp_path / "usr1", log=tmp_path / "log3")
     under_nohup = Script(
         "train_cifar.py", *long, "--out", tmp_path / "nohup", log=tmp_path / "log2",
         before=ignore_hangups,
     )  # fmt: skip
-    for each in (script, under_nohup):
+    for each, number in ((script, "HUP"), (under_nohup, "HUP"), (limited, "USR1")):
         each.wait_for("epoch 1/")
-        each.send(signal.SIGHUP)
+        each.send(getattr(signal, f"SIG{number}"))
     assert script.wait().code == 128 + signal.SIGHUP
+    done = limited.wait()  # as by sbatch --signal=USR1@120, which tells all processes
+    assert done.code == 128 + signal.SIGUSR1 and f"--resume {tmp_path / 'usr1'}" in done.out
     done = under_nohup.output().count("\nepoch ")
     under_nohup.wait_for(f"epoch {done + 2}/")
     under_nohup.process.kill()
@@ -85,17 +118,23 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_torchrun_restarts_from_the_last_checkpoint_when_a_process_is_killed(tmp_path):
+def test_two_nodes_restart_from_the_last_checkpoint_when_a_process_is_killed(tmp_path):
     (tmp_path / "dying.py").write_text(DYING)
-    start = [*TORCHRUN, "2", "--max-restarts", "1", str(tmp_path / "dying.py"), str(ROOT)]
-    for name, dies_in in (("whole", "never"), ("killed", "0")):
-        command = [*start, str(EXAMPLES), dies_in, *RUN, "--resume", "auto"]
-        command += ["--out", str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("last epoch") == 1
-        assert done.stdout.count("results in") == (2 if name == "killed" else 1)
-        assert done.stdout.count("epoch 1/6") == 1
+    flags = "--nnodes 2 --nproc-per-node 1 --max-restarts 2 --rdzv-backend c10d --rdzv-id run"
+    nodes = [sys.executable, *"-m torch.distributed.run".split(), *flags.split()]
+    nodes += ["--rdzv-endpoint", f"localhost:{free_port()}", str(tmp_path / "dying.py"), str(ROOT)]
+    nodes += [str(EXAMPLES), "0", *RUN, "--resume", "auto", "--out", str(tmp_path / "killed")]
+    agents = [
+        subprocess.Popen(nodes, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    succeed("train_cifar.py", *RUN, "--out", tmp_path / "whole", log=tmp_path / "log")
+    done = [agent.communicate(timeout=HANG) for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], done[0][1] + done[1][1]
+    out = done[0][0] + done[1][0]
+    assert out.count("last epoch") == 1
+    assert out.count("results in") == 2
+    assert out.count("epoch 1/6") == 1
     assert_close(tmp_path / "whole", tmp_path / "killed")
     rows = [pd.read_csv(tmp_path / name / "metrics.csv") for name in ("whole", "killed")]
     assert rows[1].epoch.tolist() == list(range(1, 7))
@@ -170,8 +209,8 @@ def test_how_fast_data_come_without_training(tmp_path):
 
 def test_the_commands_of_the_page_on_long_runs_are_understood(example_modules):
     page = (EXAMPLES.parent / "docs" / "long_runs.md").read_text().replace("\\\n", " ")
-    found = re.findall(r"examples/(train_\w+)\.py (-[^\n`]+)", page)
-    assert len(found) == 5
+    found = re.findall(r"examples/(train_\w+)\.py (-[^\n`&]+)", page)
+    assert len(found) == 6
     for script, flags in found:
         parser = example_modules(script).build_parser()
         args = example_modules("trainer.settings").parse(parser, flags.split())

@@ -20,6 +20,8 @@ import torch
 from spikingjelly import configure
 from spikingjelly.activation_based import auto_cuda, base, cuda_utils, neuron, neuron_kernel
 
+from sj_shortcut.neurons.backend_sj0 import supply_numpy_int
+
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 CPU = -1  # what torch's get_device() calls it
 
@@ -111,7 +113,7 @@ def arguments(code: str, name: str) -> list[str]:
     ]
 
 
-def install(monkeypatch: pytest.MonkeyPatch, numpy_has_int: bool = True) -> None:
+def install(monkeypatch: pytest.MonkeyPatch, supplied: bool = True) -> None:
     """Have SpikingJelly's CuPy backend run on the CPU until the test ends."""
     standin = SimpleNamespace(
         ndarray=ndarray, asarray=asarray, ascontiguousarray=ascontiguousarray, RawKernel=RawKernel
@@ -122,7 +124,9 @@ def install(monkeypatch: pytest.MonkeyPatch, numpy_has_int: bool = True) -> None
     monkeypatch.setattr(neuron, "neuron_kernel", neuron_kernel)
     monkeypatch.setattr(neuron, "cuda_utils", cuda_utils)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: CPU)
-    if numpy_has_int:
-        monkeypatch.setattr(np, "int", int, raising=False)
+    # Present NumPy has no `int`: what set_backend does about it, until the test ends.
+    monkeypatch.setattr(auto_cuda.base, "np", np)
+    if supplied:
+        supply_numpy_int()
     monkeypatch.setattr(configure, "cuda_threads", 8)  # so that small tensors take several blocks
     RawKernel.launched.clear()

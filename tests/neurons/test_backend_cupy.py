@@ -183,7 +183,7 @@ def test_training_goes_on_after_removal(cupy):
 @pytest.mark.skipif("int" in vars(np), reason="this NumPy has np.int")
 @pytest.mark.parametrize("cls", CLASSES)
 def test_which_neurons_need_np_int(monkeypatch, cls):
-    cupy_on_cpu.install(monkeypatch, numpy_has_int=False)
+    cupy_on_cpu.install(monkeypatch, supplied=False)
     spikes = cls(step_mode="m", backend="cupy")
     if cls in (neuron.QIFNode, neuron.EIFNode):
         spikes(torch.rand(2, 3))
@@ -203,27 +203,21 @@ def pretend_cuda(monkeypatch) -> Callable[[], None]:
     return pretend
 
 
+@needs_compiler
 @pytest.mark.skipif("int" in vars(np), reason="this NumPy has np.int")
-def test_neurons_that_need_np_int_stay_on_torch_and_say_why(pretend_cuda, monkeypatch):
-    neurons = (neuron.LIFNode(), neuron.IFNode(), neuron.ParametricLIFNode(), neuron.EIFNode())
-    model = on_fake_cuda(multi_step_net(*neurons))
+@pytest.mark.parametrize("backend", ["cupy", "auto"])
+def test_set_backend_lets_cupy_run_and_leaves_numpy_alone(pretend_cuda, monkeypatch, backend):
+    cupy_on_cpu.install(monkeypatch, supplied=False)
+    model = on_fake_cuda(multi_step_net(*(cls() for cls in CLASSES)))
     pretend_cuda()
-    rows = set_backend(model, "auto")
-    assert [row.backend for row in rows] == ["torch"] * 3 + ["cupy"]
-    assert rows[0].note == (
-        f"its CuPy kernels ask for numpy.int, which NumPy {np.__version__} does not have: set "
-        "numpy.int = int first"
-    )
-    monkeypatch.setattr(np, "int", int, raising=False)
-    assert [row.backend for row in set_backend(model, "auto")] == ["cupy"] * 4
-
-
-@pytest.mark.skipif("int" in vars(np), reason="this NumPy has np.int")
-def test_asking_for_cupy_without_np_int_is_an_error(pretend_cuda):
-    model = on_fake_cuda(multi_step_net(neuron.LIFNode()))
-    pretend_cuda()
-    with pytest.raises(RuntimeError, match=r"1 \(LIFNode\): .* numpy.int, .* numpy.int = int"):
-        set_backend(model, "cupy")
+    rows = set_backend(model, backend)
+    assert [row.backend for row in rows] == ["cupy"] * len(CLASSES)
+    for module in model[1:]:
+        if not list(module.parameters()):  # PLIF's, as those of Linear, are on a GPU by name only
+            x = torch.rand(2, 3, requires_grad=True)
+            module(x).sum().backward()
+            assert x.grad is not None and torch.isfinite(x.grad).all()
+    assert not hasattr(np, "int")
 
 
 # What 0.0.0.0.14 itself says where CuPy cannot run

@@ -112,7 +112,9 @@ def test_rows_on_the_cpu():
 
 @second_generation
 def test_cupy_names_the_generation_that_has_it():
-    with pytest.raises(ValueError, match=r"'cupy' does not exist.*'auto'.*0\.0\.0\.0\.14"):
+    with pytest.raises(
+        ValueError, match=r"'cupy' does not exist.*'auto'.*pip install .*==0\.0\.0\.0\.14; to check"
+    ):
         set_backend(Block(), "cupy")
 
 
@@ -184,7 +186,9 @@ def test_triton_on_cuda_is_met_or_refused(picks):
     assert [row.backend for row in rows] == ["triton", "torch"]
     assert "no kernel for KLIFNode" in rows[1].note
     picks |= {"lif": ("torch", {"triton": "No module named 'triton'"})}
-    reason = r"1 \(LIFNode\) runs on torch \(triton is unavailable: No module named 'triton'\): set"
+    remedy = r"; .* else pip install triton; to check: python -c 'import triton; .*'"
+    unavailable = rf"\(triton is unavailable: No module named 'triton'{remedy}\)"
+    reason = rf"1 \(LIFNode\) runs on torch {unavailable}: set"
     with pytest.raises(RuntimeError, match=reason):
         set_backend(model, "triton")
 

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from analysis.zoo.models import entries
+from analysis.zoo.models import by_cost
 from analysis.zoo.page import page
 
 RESULTS = Path(__file__).parent / "results"
@@ -38,7 +38,7 @@ def main() -> None:
         version = _version(folder)
         path = args.results / f"spikingjelly-{version}.json"
         known: Results = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        for entry in entries():
+        for entry in by_cost():
             if entry.name in known and (args.again is None or args.again not in entry.name):
                 continue
             result = known[entry.name] = _checked(entry.name, folder, args.seconds)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from analysis.zoo.scripts import from_script
 
-__all__ = ["Entry", "entries"]
+__all__ = ["Entry", "by_cost", "entries"]
 
 BASE = "spikingjelly.activation_based.model"
 # A threshold low enough for spikes to reach the last layers of untrained networks.
@@ -71,7 +71,13 @@ class Entry:
 
 def entries() -> list[Entry]:
     """All of them, in the order of the table."""
-    return [*_resnets(), *_vggs(), *_plif(), *_attention(), *_searched(), *_examples(), *_agents()]
+    return [*_resnets(), *_plif(), *_attention(), *_vggs(), *_searched(), *_examples(), *_agents()]
+
+
+def by_cost() -> list[Entry]:
+    """The same, what takes minutes last."""
+    heavy = ("101", "152", "wide", "next", "vgg1", "spikformer_", "qkformer")
+    return sorted(entries(), key=lambda entry: any(word in entry.name for word in heavy))
 
 
 def _model(module: str, name: str, **options: Any) -> Callable[[], nn.Module]:

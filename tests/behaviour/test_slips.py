@@ -361,6 +361,30 @@ def test_a_generator_before_the_wrapped_model_keeps_its_graph():
     assert generator.weight.grad.abs().sum() > 0
 
 
+class TwoTasks(Net):
+    """Two outputs of classes, of which heads can be for one alone."""
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        self.tasks = nn.ModuleList(layer.Linear(6, width, step_mode="m") for width in widths)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return tuple(task(x) for task in self.tasks)
+
+
+@pytest.mark.parametrize(("widths", "task"), [((4, 7), 1), ((7, 4), 1), ((1, 4), 0)])
+def test_the_output_of_another_task_is_told_and_the_advice_works(widths, task):
+    x = images()
+    target = Y % widths[task]
+    model = wrap_with_shortcuts(TwoTasks(*widths))
+    with pytest.raises(ValueError, match="the right num_classes= to wrap_with_shortcuts"):
+        loss_of(model)(model(x)[task].mean(0), target)
+    model = wrap_with_shortcuts(TwoTasks(*widths), num_classes=widths[task])
+    output = model(x)[task].mean(0)
+    torch.testing.assert_close(loss_of(model)(output, target), by_hand(model, output, target))
+
+
 # Heads that do not train
 
 

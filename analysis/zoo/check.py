@@ -1,6 +1,6 @@
 """Wrap one of SpikingJelly's networks, train it for a step, and compare its heads with ones by hand.
 
-    python -m analysis.zoo.check NAME
+python -m analysis.zoo.check NAME
 """
 
 from __future__ import annotations

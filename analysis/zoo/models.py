@@ -161,10 +161,10 @@ def _plif() -> list[Entry]:
 def _attention() -> list[Entry]:
     few: dict[str, Any] = {"T": 2, "num_classes": 10}
     tiny = {**few, "embed_dims": 48, "depths": 2, "img_size_h": 64, "img_size_w": 64}
-    image, events = (2, 3, 64, 64), (4, 2, 2, 32, 32)
+    image, events = (2, 3, 64, 64), (5, 2, 2, 32, 32)
     large = (1, 3, 224, 224)
     rows = [
-        ("masnn", "masnn_dvs128_gesture", {"T": 4}, events),
+        ("masnn", "masnn_dvs128_gesture", {"T": 5}, events),
         ("masnn", "att_ms_resnet18", few, image),
         ("spikformer", "Spikformer", {**tiny, "num_heads": 4}, image),
         ("spikformer", "spikformer_cifar10", {"T": 2}, (2, 3, 32, 32)),
@@ -200,14 +200,11 @@ _ONE = "its only spiking layer before the output is the classifier's own feature
 
 def _examples() -> list[Entry]:
     events = (2, 4, 2, 48, 48)
-    single = _script("profiling/nsys_lif.py", "none")
-    del single
     return [
         Entry("lif_fc_mnist.SNN", _script("lif_fc_mnist.py", "SNN", 2.0), (2, 2, 1, 28, 28), "s",
               loop=True, axes="NC...", refusal="", why=_OUTPUT),
         Entry("conv_fashion_mnist.CSNN", _script("conv_fashion_mnist.py", "CSNN", 4, 8),
               (2, 1, 28, 28), ""),
-        Entry("lynxi_fmnist_inference.InferenceNet", _inference_net, (2, 1, 28, 28), ""),
         Entry("lava_mnist.MNISTNet", _script("lava_mnist.py", "MNISTNet", 8), (2, 2, 1, 28, 28)),
         *(Entry(f"rsnn_sequential_fmnist.{name}", _script("rsnn_sequential_fmnist.py", name),
                 (28, 2, 28), why=_ONE)
@@ -232,13 +229,6 @@ def _examples() -> list[Entry]:
         Entry("profiling.nsys_multigpu._SmallStage", _small_stages, (2, 4, 64), "", axes="NTC...",
               before=lambda model: None),
     ]  # fmt: skip
-
-
-def _inference_net() -> nn.Module:
-    layers = from_script("conv_fashion_mnist.py", "CSNN")(4, 8).conv_fc
-    made: nn.Module = from_script("lynxi_fmnist_inference.py", "InferenceNet")(4, list(layers))
-    functional.set_step_mode(made, "m")
-    return made
 
 
 def _gesture_net() -> nn.Module:
@@ -279,8 +269,6 @@ def _small_stages() -> nn.Module:
 
 
 def _agents() -> list[Entry]:
-    box = Namespace(shape=(3,), high=[1.0])
-    del box
     state = (5, 4)
     actor = partial(_actor, encode="pop-det", decode="last-mem")
     return [

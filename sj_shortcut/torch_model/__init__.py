@@ -2,6 +2,7 @@
 
 from sj_shortcut.torch_model.backward import NO_BACKWARD, backward_task, in_backward
 from sj_shortcut.torch_model.checks import did_you_mean, require_module
+from sj_shortcut.torch_model.later import Later
 from sj_shortcut.torch_model.norms import joint_norm, l2_norm, wide_dtype
 from sj_shortcut.torch_model.outputs import first_tensor, map_tensors, tensors_in
 from sj_shortcut.torch_model.preserve import preserved, untouched_rng
@@ -21,6 +22,7 @@ from sj_shortcut.torch_model.wrappers import (
 __all__ = [
     "NO_BACKWARD",
     "NO_DATA_PARALLEL",
+    "Later",
     "ShortcutWarning",
     "backward_task",
     "bare_model",

@@ -449,6 +449,39 @@ class WritesThroughData(torch.optim.Optimizer):
                     parameter.data.add_(parameter.grad, alpha=-group["lr"])
 
 
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_a_learning_rate_of_0_for_the_heads_is_told(optimizer):
+    model = wrapped()
+    groups = [{"params": bodies(model)}, {"params": list(shortcut_parameters(model)), "lr": 0.0}]
+    with pytest.warns(ShortcutWarning, match="is their learning rate 0"):
+        train(model, loss_of(model), getattr(torch.optim, optimizer)(groups, lr=0.1))
+
+
+@pytest.mark.parametrize("lr", [1e-8, 1e-3])
+def test_a_small_learning_rate_for_the_heads_is_not_told(lr):
+    model = wrapped()
+    groups = [{"params": bodies(model)}, {"params": list(shortcut_parameters(model)), "lr": lr}]
+    train(model, loss_of(model), torch.optim.Adam(groups, lr=0.1), steps=40)
+
+
+def test_heads_with_an_optimizer_of_their_own_that_steps_rarely_are_not_told():
+    model = wrapped()
+    criterion, own = loss_of(model), torch.optim.SGD(bodies(model), 0.1)
+    of_heads = torch.optim.SGD(shortcut_parameters(model), 0.1)
+    for _ in range(10):
+        train(model, criterion, own, steps=10)
+        of_heads.step()
+        of_heads.zero_grad()
+
+
+def test_heads_in_an_optimizer_that_never_steps_are_told():
+    model = wrapped()
+    of_heads = torch.optim.SGD(shortcut_parameters(model), 0.1)
+    with pytest.warns(ShortcutWarning, match="optimizer does not hold the shortcut heads"):
+        train(model, loss_of(model), torch.optim.SGD(bodies(model), 0.1), steps=600)
+    of_heads.zero_grad()
+
+
 def test_steps_that_move_nothing_are_no_slip():
     """Warm-up from a learning rate of 0, skipped steps, gradients that accumulate."""
     model = wrapped()
@@ -468,6 +501,16 @@ def test_frozen_heads_are_told():
         parameter.requires_grad_(False)
     with pytest.warns(ShortcutWarning, match="frozen"):
         loss_of(model)(model(images()).mean(0), Y)
+
+
+def test_heads_frozen_while_they_train_are_told():
+    model = wrapped()
+    criterion, optimizer = loss_of(model), sgd(model)
+    train(model, criterion, optimizer, steps=1)
+    for parameter in shortcut_parameters(model):
+        parameter.requires_grad_(False)
+    with pytest.warns(ShortcutWarning, match="frozen"):
+        train(model, criterion, optimizer)
 
 
 @pytest.mark.parametrize("step_mode", ["m", "s"])
@@ -502,6 +545,35 @@ def test_fine_tuning_in_eval_mode_is_told():
     model = wrapped().eval()
     with pytest.warns(ShortcutWarning, match="eval mode was differentiated"):
         train(model, loss_of(model), sgd(model), steps=1)
+
+
+@pytest.mark.skipif(not SJ2, reason="neurons of 0.0.0.0.14 have no gradient in eval mode")
+@pytest.mark.parametrize("updates", [False, True])
+def test_a_loss_in_eval_mode_after_training_is_told_if_it_trains(updates):
+    """Fisher information is measured by the gradients of such losses, one after the other."""
+    model = wrapped()
+    criterion, optimizer = loss_of(model), sgd(model)
+    train(model, criterion, optimizer)
+    model.eval()
+    fisher = [torch.zeros_like(p) for p in bodies(model)]
+
+    def some_batches():
+        for _ in range(3):
+            model.zero_grad()
+            criterion(model(images()).mean(0), Y).backward()
+            functional.reset_net(model)
+            for mean, p in zip(fisher, bodies(model), strict=True):
+                mean += p.grad.square()
+            if updates:
+                optimizer.step()
+
+    if updates:
+        with pytest.warns(ShortcutWarning, match="taken in eval mode was differentiated"):
+            some_batches()
+    else:
+        some_batches()
+        assert all(mean.any() for mean in fisher[:1])
+        train(model.train(), criterion, optimizer)
 
 
 def test_validation_in_eval_mode_without_no_grad():
@@ -640,6 +712,20 @@ def test_a_schedule_stepped_once_a_batch_is_told(schedule, accumulate):
             criterion.schedule.step()
 
 
+@pytest.mark.parametrize("step_mode", ["m", "s"])
+@pytest.mark.parametrize("schedule", [lambda: EvolutionarySchedule(40), HandoverSchedule])
+def test_epochs_of_all_data_at_once_are_not_told(schedule, step_mode):
+    model, x = wrapped(step_mode), images()
+    criterion, optimizer = ShortcutLoss(model, CE, schedule()), sgd(model)
+    for _ in range(12):
+        output = model(x).mean(0) if step_mode == "m" else sum(map(model, x)) / T
+        optimizer.zero_grad()
+        criterion(output, Y).backward()
+        optimizer.step()
+        functional.reset_net(model)
+        criterion.schedule.step()
+
+
 def test_a_schedule_stepped_beyond_its_end_is_told():
     schedule = EvolutionarySchedule(3)
     with pytest.warns(ShortcutWarning, match=re.escape("of 3 epochs")):
@@ -669,6 +755,29 @@ def epochs_without_a_step(schedule: ShortcutSchedule) -> None:
 def test_a_schedule_never_stepped_is_told(schedule):
     with pytest.warns(ShortcutWarning, match="never stepped"):
         epochs_without_a_step(schedule())
+
+
+def test_a_schedule_not_stepped_any_more_is_told():
+    model = wrapped()
+    criterion, optimizer = ShortcutLoss(model, CE, EvolutionarySchedule(30, hold=0.0)), sgd(model)
+    with pytest.warns(ShortcutWarning, match="not stepped any more .* as at epoch 1:"):
+        for epoch in range(7):
+            train(model, criterion, optimizer, steps=2)
+            validate(model, criterion)
+            if epoch == 0:
+                criterion.schedule.step()
+
+
+@pytest.mark.parametrize("often", [3, 5])
+def test_several_evaluations_an_epoch_are_not_told(often):
+    model = wrapped()
+    criterion, optimizer = ShortcutLoss(model, CE, EvolutionarySchedule(30, hold=0.0)), sgd(model)
+    for epoch in range(4):
+        for _ in range(often if epoch else 3):
+            train(model, criterion, optimizer, steps=2)
+            validate(model, criterion)
+        train(model, criterion, optimizer, steps=2)
+        criterion.schedule.step()
 
 
 class Half(ShortcutSchedule):

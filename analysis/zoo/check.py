@@ -1,4 +1,4 @@
-"""Wrap one of SpikingJelly's networks, train it for a step, and compare its heads with ones by hand.
+"""Wrap one of SpikingJelly's networks, train it for a step, and compare with heads by hand.
 
 python -m analysis.zoo.check NAME
 """
@@ -180,9 +180,9 @@ def _check_step(model: nn.Module, output: Tensor) -> None:
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
     criterion(output, target).backward()
     for name, branch in heads.items():
-        grads = [p.grad for p in branch.parameters()]
-        assert all(g is not None and g.isfinite().all() for g in grads), f"no gradient at '{name}'"
-        assert any(g is not None and g.any() for g in grads), f"gradient of 0 at '{name}'"
+        came = [p.grad for p in branch.parameters()]
+        assert all(g is not None and g.isfinite().all() for g in came), f"no gradient at '{name}'"
+        assert any(g is not None and g.any() for g in came), f"gradient of 0 at '{name}'"
     optimizer.step()
 
 

@@ -295,9 +295,9 @@ def _actor(encode: str, decode: str) -> nn.Module:
 
 def _noisy_actor() -> nn.Module:
     make = from_script("noisy_san/noisy_san.py", "NoisyPopSpikeActor")
-    made: nn.Module = make(3, 2, 10, 10, [32, 32], (-3, 3), 0.15**0.5, 5, 1.0, 1.0, 0.5)
+    made: Any = make(3, 2, 10, 10, [32, 32], (-3, 3), 0.15**0.5, 5, 1.0, 1.0, 0.5)
     made.get_colored_noise_length()
-    return made
+    return nn.Sequential(made)[0]
 
 
 def _reset_with_noise(model: Any) -> None:

@@ -93,7 +93,7 @@ def read_output(seen: Pass, output: Tensor, times: Mapping[str, TimeAxis]) -> Ou
     if len(shape) == 2:
         if not apart[0] and shape[0] in steps and _are_apart(*_both_ends(seen, output, 1)):
             return OutputAxes(shape[1], scalars=True)
-        return _rows(shape[0], *sights[0], times, seen)
+        return _rows(output, *sights[0], times, seen)
     batch = _choose_batch(shape, apart, steps, times)
     if batch is None:
         return OutputAxes(None, positions=not set(shape[:2]) & (steps | {1}))
@@ -137,9 +137,10 @@ def _choose_batch(
 
 
 def _rows(
-    rows: int, first: Support, last: Support, times: Mapping[str, TimeAxis], seen: Pass
+    output: Tensor, first: Support, last: Support, times: Mapping[str, TimeAxis], seen: Pass
 ) -> OutputAxes:
     """The rows of an output ``[A, K]``: samples, or samples of every time step."""
+    rows = output.shape[0]
     for name, time in times.items():
         shape = seen.sights[name].shape or ()
         if time.axis is None or time.steps == 1 or rows % time.steps:
@@ -149,11 +150,26 @@ def _rows(
         elif not time.folded and time.axis < 2 <= len(shape) and shape[1 - time.axis] != rows:
             if shape[1 - time.axis] * time.steps != rows:
                 continue
-            fold = (time.steps, time.axis == 0)
+            fold = (time.steps, _is_time_slower(seen, output, name, time))
         else:
             continue
-        return OutputAxes(rows // fold[0], False, first, last, fold)
+        samples = rows // fold[0]
+        # Of a sample all steps, as one alone may stand at either end whatever the order.
+        apart = output.unflatten(0, (fold[0], samples) if fold[1] else (samples, fold[0]))
+        first, last = _both_ends(seen, apart, 1 if fold[1] else 0)
+        return OutputAxes(samples, False, first, last, fold)
     return OutputAxes(rows, False, first, last)
+
+
+def _is_time_slower(seen: Pass, output: Tensor, name: str, time: TimeAxis) -> bool:
+    """Whether rows that hold samples and steps are ``t * N + n``: the second is another sample's.
+
+    Seen at a layer with both axes; where nothing arrives there they stay in the order it has them.
+    """
+    assert time.axis is not None
+    shown = _support(seen, output.select(0, 1)).get(name)
+    samples = shown[1 - time.axis] if shown is not None else set()
+    return samples == {1} if samples in ({0}, {1}) else time.axis == 0
 
 
 def find_layouts(

@@ -158,6 +158,7 @@ class ShortcutLoss(nn.Module):
             record.used = True
         used = self._used_weights(heads)
         self._oversight.training(root, branches, records, used, self.schedule)
+        self._oversight.targets(output, target)
         heads = self._like_output(output, {name: heads[name] for name in used})
         combined = self._sum_of_losses if self.combine == "loss" else self._loss_of_sum
         total = combined(output, heads, used, target)

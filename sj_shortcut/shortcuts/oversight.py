@@ -71,6 +71,7 @@ class Oversight:
         self._version = -1
         self._movement: Movement | None = None
         self._settled = self._same_batch = False
+        self._first = True
         self._fed: Callable[[], Tensor | None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,10 +104,35 @@ class Oversight:
         self._count_updates(root)
         fed = self._forwards.fed
         # Epochs of one batch, as with all data at once; else each batch is a tensor of its own.
-        self._same_batch = None not in (fed, self._fed) and fed() is self._fed() is not None
+        before = None if self._fed is None else self._fed()
+        self._same_batch = before is not None and fed is not None and fed() is before
         self._fed = fed
         self._optimizer(root, branches, used)
         self._schedule(schedule)
+
+    def targets(self, output: Tensor, target: Any) -> None:
+        """Before the first training loss: tell of a model that reconstructs its input.
+
+        Its output is as wide as its input and taken for as many classes. The values are looked at
+        only then, and once, as the first batch is.
+        """
+        forwards = self._forwards
+        first, self._first = self._first, False
+        if not first or forwards.num_classes is None or not isinstance(target, Tensor):
+            return
+        x = None if forwards.fed is None else forwards.fed()
+        if x is None or not target.is_floating_point() or target.shape != output.shape:
+            return
+        is_input = (target if target._base is None else target._base) is x
+        if is_input or (x.shape[-1] == target.shape[-1] and not _are_classes(target)):
+            tell(
+                forwards,
+                "reconstruction",
+                f"the target of this loss is as wide as the model's input, {target.shape[-1]}, and "
+                "holds no classes: of a model that reconstructs its input (an autoencoder), heads "
+                "would be trained to do so from pooled shallow features. Shortcut heads need class "
+                "logits: wrap a classifier, or pass num_classes= if this is meant.",
+            )
 
     def _frozen(self, branches: Mapping[str, ShortcutBranch]) -> None:
         for name, branch in branches.items():
@@ -186,6 +212,7 @@ class Oversight:
                 'optimizer.add_param_group({"params": ..., "lr": ...}), or leave out "lr".',
             )
             return
+        assert behind is not None
         if calls < _RARE_STEPS and self._movement.is_held(behind):
             self._settled = False  # by an optimizer that has not stepped yet
             return
@@ -239,6 +266,14 @@ class Oversight:
                 f"so λ stays {stays}: call criterion.schedule.step() after each epoch. (If "
                 "you evaluate several times an epoch, all is well.)",
             )
+
+
+def _are_classes(target: Tensor) -> bool:
+    """Whether rows of numbers are classes: one-hot, several-hot (of any two values) or their probabilities."""
+    with torch.no_grad():
+        hot = ((target == target.amin()) | (target == target.amax())).all()
+        shares = (target >= 0).all() & ((target.sum(-1) - 1).abs() < 1e-3).all()
+        return bool(hot | shares)
 
 
 def _hangs_on_epoch(schedule: ShortcutSchedule) -> bool:

@@ -694,6 +694,54 @@ def test_classes_for_a_criterion_of_numbers_are_told_though_they_would_broadcast
         loss_of(model, criterion)(output, torch.arange(CLASSES).float())
 
 
+class Autoencoder(Net):
+    """Gives back what it takes, in as many features."""
+
+    def __init__(self, step_mode: str = "m") -> None:
+        super().__init__(step_mode)
+        self.fc = layer.Linear(6, 8, step_mode=step_mode)
+
+
+@pytest.mark.parametrize("kind", ["itself", "its rate", "flattened"])
+@pytest.mark.parametrize("criterion", [nn.MSELoss(), F.l1_loss])
+def test_a_model_that_reconstructs_its_input_is_told(kind, criterion):
+    x = images()
+    if kind != "its rate":
+        x = x[0]
+    shown = x.reshape(N, 2, 4) if kind == "flattened" else x
+    model = (
+        nn.Sequential(nn.Flatten(-2), Autoencoder("s"))
+        if kind == "flattened"
+        else (Autoencoder("m" if kind == "its rate" else "s"))
+    )
+    wrap_with_shortcuts(model)
+    output = model(shown)
+    target = {"itself": x, "its rate": x.mean(0), "flattened": shown.flatten(1)}[kind]
+    with pytest.warns(ShortcutWarning, match="reconstructs its input"):
+        loss_of(model, criterion)(output if output.ndim == 2 else output.mean(0), target)
+
+
+@pytest.mark.parametrize("kind", ["classes", "one-hot", "several-hot", "smoothed", "-1 and 1"])
+def test_a_classifier_with_as_many_classes_as_features_is_not_told(kind):
+    model = wrap_with_shortcuts(Autoencoder())
+    output = model(images()).mean(0)
+    hot = F.one_hot(Y, 8).float()
+    target, criterion = {
+        "classes": (Y, CE),
+        "one-hot": (hot, nn.MSELoss()),
+        "several-hot": ((hot + hot.flip(1)).clamp(max=1), nn.BCEWithLogitsLoss()),
+        "smoothed": (0.9 * hot + 0.1 / 8, CE),
+        "-1 and 1": (2 * hot - 1, nn.MSELoss()),
+    }[kind]
+    loss_of(model, criterion)(output, target)
+
+
+def test_a_model_that_reconstructs_its_input_is_not_told_where_its_width_was_given():
+    x = images()[0]
+    model = wrap_with_shortcuts(Autoencoder("s"), num_classes=8)
+    loss_of(model, nn.MSELoss())(model(x), x)
+
+
 # Schedules
 
 

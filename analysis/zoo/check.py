@@ -35,7 +35,7 @@ def check(entry: Entry) -> Result:
     """What came of one network.
 
     Returns:
-        ``verdict``: "alone", "example" or "argument" where it is right so, "refused", "absent", or
+        ``verdict``: "alone", "example" or "with ..." where it is right so, "refused", "absent", or
         "wrong"; with ``heads``, ``share`` of the parameters, and ``text`` to say more.
     """
     start = time.monotonic()
@@ -44,8 +44,9 @@ def check(entry: Entry) -> Result:
     except (ImportError, AttributeError, FileNotFoundError, KeyError) as error:
         return {"verdict": "absent", "text": f"{type(error).__name__}: {error}"}
     result: Result = {"verdict": "wrong", "text": ""}
-    for verdict, options in _ways(entry):
+    for verdict, options in _ways(entry, model):
         try:
+            model = model if verdict == "alone" else entry.built()
             result = {"verdict": verdict, **_wrapped_right(entry, model, options)}
         except AssertionError as error:
             result = {"verdict": "wrong", "text": f"{error}"}
@@ -53,19 +54,21 @@ def check(entry: Entry) -> Result:
             ours = _is_ours(error)
             result = {"verdict": "refused" if ours else "wrong", "text": f"{error}"}
             result["text"] = ("" if ours else f"{type(error).__name__}: ") + result["text"]
-            model = entry.built()
             continue
         break
     return {**result, "seconds": round(time.monotonic() - start, 1)}
 
 
-def _ways(entry: Entry) -> list[tuple[str, dict[str, Any]]]:
+def _ways(entry: Entry, model: nn.Module) -> list[tuple[str, dict[str, Any]]]:
     x = entry.input()
     ways: list[tuple[str, dict[str, Any]]] = [
         ("alone", {}),
         ("example", {"example_input": x[0] if entry.loop else x}),
     ]
-    return [*ways, ("argument", entry.wrap)] if entry.wrap else ways
+    if entry.wrap is not None:
+        arguments = entry.wrap(model)
+        ways.append((f"with {', '.join(f'`{name}=`' for name in arguments)}", arguments))
+    return ways
 
 
 def _is_ours(error: BaseException) -> bool:

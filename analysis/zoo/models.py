@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -35,12 +35,10 @@ class Entry:
         axes: Axes of its features, by hand from its source: one text for all, or one by the number
             of axes.
         logits: Takes the class logits [N, K] out of what it gives.
-        wrap: Arguments of ``wrap_with_shortcuts`` besides the model.
+        wrap: Arguments that ``wrap_with_shortcuts`` needs besides the model.
         before: Called with the model before each forward, as its script does.
-        whole: The part of the model that is wrapped, "" for all.
         refusal: What the error must say where no head can be right.
         why: The same in words of the table.
-        note: What to know of the row.
     """
 
     name: str
@@ -50,11 +48,10 @@ class Entry:
     loop: bool = False
     axes: str | dict[int, str] = "TNC..."
     logits: Callable[[Any], Tensor] | None = None
-    wrap: dict[str, Any] = field(default_factory=dict)
+    wrap: Callable[[Any], dict[str, Any]] | None = None
     before: Callable[[nn.Module], Any] = functional.reset_net
     refusal: str = ""
     why: str = ""
-    note: str = ""
 
     def built(self) -> nn.Module:
         """The model, as its script would run it."""
@@ -76,7 +73,7 @@ def entries() -> list[Entry]:
 
 def by_cost() -> list[Entry]:
     """The same, what takes minutes last."""
-    heavy = ("101", "152", "wide", "next", "vgg1", "spikformer_", "qkformer")
+    heavy = ("101", "152", "wide", "next", "vgg", "former", "sdt", "snas", "dhs")
     return sorted(entries(), key=lambda entry: any(word in entry.name for word in heavy))
 
 
@@ -194,40 +191,51 @@ def _searched() -> list[Entry]:
     return found
 
 
-_OUTPUT = "its only spiking layer is the output"
-_ONE = "its only spiking layer before the output is the classifier's own feature"
+_OUTPUT: dict[str, Any] = {
+    "refusal": "the model's output itself",
+    "why": "its only spiking layer is the output",
+}
+_ONE: dict[str, Any] = {
+    "refusal": "the classifier's own feature",
+    "why": "its only hidden spiking layer is the classifier's own feature",
+}
+_CELL: dict[str, Any] = {
+    "refusal": "holds no spiking neuron",
+    "why": "its recurrent cell spikes inside, but has no spiking layer as a module",
+}
 
 
 def _examples() -> list[Entry]:
     events = (2, 4, 2, 48, 48)
     return [
         Entry("lif_fc_mnist.SNN", _script("lif_fc_mnist.py", "SNN", 2.0), (2, 2, 1, 28, 28), "s",
-              loop=True, axes="NC...", refusal="", why=_OUTPUT),
+              loop=True, axes="NC...", **_OUTPUT),
         Entry("conv_fashion_mnist.CSNN", _script("conv_fashion_mnist.py", "CSNN", 4, 8),
               (2, 1, 28, 28), ""),
         Entry("lava_mnist.MNISTNet", _script("lava_mnist.py", "MNISTNet", 8), (2, 2, 1, 28, 28)),
         *(Entry(f"rsnn_sequential_fmnist.{name}", _script("rsnn_sequential_fmnist.py", name),
-                (28, 2, 28), why=_ONE)
+                (28, 2, 28), **_ONE)
           for name in ("PlainNet", "StatefulSynapseNet", "FeedBackNet")),
         Entry("spiking_lstm_sequential_mnist.Net", _script("spiking_lstm_sequential_mnist.py",
-              "Net"), (28, 2, 28), ""),
+              "Net"), (28, 2, 28), "", **_CELL),
         Entry("spiking_lstm_text.Net", _script("spiking_lstm_text.py", "Net", 57, 32, 18),
-              (7, 2, 57), ""),
+              (7, 2, 57), "", **_CELL),
         Entry("speech_commands.Net", _script(("speech_commands.py", "speechcommands.py"), "Net",
               delta_order=0, label_cnt=12, backend="torch"), (2, 1, 101, 40), "",
               axes={4: "NCTF", 3: "NTC"}),
         Entry("cifar10_r11….ResNet11", _script(
             "cifar10_r11_enabling_spikebased_backpropagation.py", "ResNet11"), (2, 2, 3, 32, 32),
-            "s", loop=True, axes="NC..."),
+            "s", loop=True, axes="NC...",
+            wrap=lambda model: {"neuron_types": (type(model.lif_out).__mro__[1],)}),
         Entry("classify_dvsg: DVSGestureNet", _gesture_net, (2, 2, 2, 128, 128)),
         Entry("train_flexsn_compile: spiking_vgg11_bn", _flexsn_vgg, (2, 2, 3, 32, 32)),
         Entry("memopt.CIFAR10DVSVGG", _script("memopt/models.py", "CIFAR10DVSVGG"), events, "",
               logits=lambda y: y.mean(0)),
         Entry("plasticity.mstdp, mstdpet, stdp_trace: Linear, IFNode", _linear_and_neuron,
-              (2, 2, 8), "s", loop=True, axes="NC...", why=_OUTPUT),
-        Entry("profiling.nsys_lif: LIFNode, Linear", _neuron_and_linear, (2, 2, 128)),
+              (2, 2, 8), "s", loop=True, axes="NC...", **_OUTPUT),
+        Entry("profiling.nsys_lif: LIFNode, Linear", _neuron_and_linear, (2, 2, 128), **_ONE),
         Entry("profiling.nsys_multigpu._SmallStage", _small_stages, (2, 4, 64), "", axes="NTC...",
-              before=lambda model: None),
+              before=lambda model: None, **_ONE),
     ]  # fmt: skip
 
 
@@ -275,12 +283,13 @@ def _agents() -> list[Entry]:
         Entry("dsqn.DSQN", _script("dsqn/utils/model.py", "DSQN", (4, 84, 84), 6), (2, 4, 84, 84),
               ""),
         Entry("spiking_dqn_state.DQSN", _script(("spiking_dqn_state.py", "Spiking_DQN_state.py"),
-              "DQSN", 4, 32, 2), state, "", axes="NC...", why=_ONE),
+              "DQSN", 4, 32, 2), state, "", axes="NC...", **_ONE),
         Entry("spiking_a2c.ActorCritic", _script(("spiking_a2c.py", "Spiking_A2C.py"),
               "ActorCritic", 4, 2, 32), state, "", axes="NC...",
-              logits=lambda y: y[0].logits),
+              logits=lambda y: y[0].logits, **_ONE),
         Entry("spiking_ppo.ActorCritic", _script(("spiking_ppo.py", "Spiking_PPO.py"),
-              "ActorCritic", 4, 2, 32), state, "", axes="NC...", logits=lambda y: y[0].mean),
+              "ActorCritic", 4, 2, 32), state, "", axes="NC...", logits=lambda y: y[0].mean,
+              **_ONE),
         Entry("ilc_san.PopSpikeActor", actor, (5, 3), ""),
         Entry("noisy_san.NoisyPopSpikeActor", _noisy_actor, (5, 3), "",
               before=_reset_with_noise),

@@ -269,7 +269,7 @@ class Oversight:
 
 
 def _are_classes(target: Tensor) -> bool:
-    """Whether rows of numbers are classes: one-hot, several-hot (of any two values) or their probabilities."""
+    """Whether rows of numbers are classes: hot or not, of any two values, or probabilities."""
     with torch.no_grad():
         hot = ((target == target.amin()) | (target == target.amax())).all()
         shares = (target >= 0).all() & ((target.sum(-1) - 1).abs() < 1e-3).all()

@@ -18,18 +18,21 @@ Results = Mapping[str, Mapping[str, Any]]
 _HEAD = """\
 # SpikingJelly's models and example networks, and where their heads are
 
-Written by `python -m analysis.zoo --other FOLDER` (FOLDER holds the other generation), with PyTorch {torch} on a CPU.
-Every model of `spikingjelly.activation_based.model` and every network of `spikingjelly.activation_based.examples` is wrapped
-and trained for one step, on small inputs. The program calls it right when
+Written by `python -m analysis.zoo --other FOLDER` (FOLDER holds the other generation), with PyTorch
+{torch} on a CPU. Every model of `spikingjelly.activation_based.model` and every spiking network of
+`spikingjelly.activation_based.examples` is wrapped and trained for one step, on small inputs. The
+program calls it right when
 
 - every head sits at a spiking layer, or a block with some, that leads to the output by autograd;
-- its logits are those computed by hand from the tapped features, on the axes and channels read from the network's source;
-- each head by itself hands a gradient to the network, and the training step gives all of its parameters theirs;
+- its logits are those computed by hand from the tapped features, on the axes and channels read from
+  the network's source;
+- each head by itself hands a gradient to the network, and the training step gives all of its
+  parameters theirs;
 - removal leaves the keys and parameters that were there before.
 
-"alone" is right by `wrap_with_shortcuts(model)`. "refused" is an error that says why no head can be right, and that is so.
-Where one generation is given, the other has no such network. Parameters are those of the default heads, as a share of the
-model's own.
+"alone" is right by `wrap_with_shortcuts(model)`. "refused" is an error that says why no head is put
+in by itself, and that is so. Where one generation is given, the other has no such network or gives
+another row. Parameters are those of the default heads, as a share of the model's own.
 
 {counts}
 
@@ -38,10 +41,11 @@ model's own.
 """
 
 _END = """
-Not in the table: `lynxi_fmnist_inference.InferenceNet`, which runs compiled parts on Lynxi's chips alone; `a2c`, `ppo` and
-`dqn_state`, whose networks have no neuron that spikes; `plasticity.stdp_mnist`, which is trained without gradients; the
-stages of a whole Spikformer in `profiling.nsys_multigpu`; and `train_imagenet`, `train_classify` and `train_flexsn_compile`,
-which train models of this table (the last with a `FlexSN`, of which there is one row).
+Not in the table: `lynxi_fmnist_inference.InferenceNet`, which runs compiled parts on Lynxi's chips
+alone; `a2c`, `ppo` and `dqn_state`, whose networks have no neuron that spikes;
+`plasticity.stdp_mnist`, which is trained without gradients; the stages of a whole Spikformer in
+`profiling.nsys_multigpu`; and `train_imagenet`, `train_classify` and `train_flexsn_compile`, which
+train models of this table (the last with a `FlexSN`, which has a row).
 """
 
 

@@ -38,6 +38,7 @@ class Later:
 
     def read(self) -> np.ndarray[Any, Any] | None:
         """The values as an array; ``None`` as long as the device has not got there."""
-        if self._value is None or (self._event is not None and not self._event.query()):
-            return None
-        return self._value.numpy()
+        if self._event is not None:
+            if torch.cuda.is_current_stream_capturing() or not self._event.query():
+                return None
+        return None if self._value is None else self._value.numpy()

@@ -123,12 +123,14 @@ class Oversight:
         x = None if forwards.fed is None else forwards.fed()
         if x is None or not target.is_floating_point() or target.shape != output.shape:
             return
+        width = target.shape[-1]
         is_input = (target if target._base is None else target._base) is x
-        if is_input or (x.shape[-1] == target.shape[-1] and not _are_classes(target)):
+        pixels = width != x.shape[-1] and width in (x[:1].numel(), x[:1, :1].numel())
+        if is_input or pixels or (width == x.shape[-1] and not _are_classes(target)):
             tell(
                 forwards,
                 "reconstruction",
-                f"the target of this loss is as wide as the model's input, {target.shape[-1]}, and "
+                f"the target of this loss is as wide as the model's input, {width}, and "
                 "holds no classes: of a model that reconstructs its input (an autoencoder), heads "
                 "would be trained to do so from pooled shallow features. Shortcut heads need class "
                 "logits: wrap a classifier, or pass num_classes= if this is meant.",

@@ -702,21 +702,24 @@ class Autoencoder(Net):
         self.fc = layer.Linear(6, 8, step_mode=step_mode)
 
 
-@pytest.mark.parametrize("kind", ["itself", "its rate", "flattened"])
+@pytest.mark.parametrize("kind", ["itself", "its rate", "flattened", "black and white"])
 @pytest.mark.parametrize("criterion", [nn.MSELoss(), F.l1_loss])
 def test_a_model_that_reconstructs_its_input_is_told(kind, criterion):
     x = images()
     if kind != "its rate":
         x = x[0]
-    shown = x.reshape(N, 2, 4) if kind == "flattened" else x
+    is_image = kind in ("flattened", "black and white")
+    shown = x.reshape(N, 2, 4).clone() if is_image else x
     model = (
         nn.Sequential(nn.Flatten(-2), Autoencoder("s"))
-        if kind == "flattened"
+        if is_image
         else (Autoencoder("m" if kind == "its rate" else "s"))
     )
     wrap_with_shortcuts(model)
     output = model(shown)
-    target = {"itself": x, "its rate": x.mean(0), "flattened": shown.flatten(1)}[kind]
+    target = {"itself": x, "its rate": x.mean(0), "flattened": shown.flatten(1)}.get(
+        kind, (x > 2).float()
+    )
     with pytest.warns(ShortcutWarning, match="reconstructs its input"):
         loss_of(model, criterion)(output if output.ndim == 2 else output.mean(0), target)
 

@@ -44,10 +44,15 @@ def check(entry: Entry) -> Result:
     except (ImportError, AttributeError, FileNotFoundError, KeyError) as error:
         return {"verdict": "absent", "text": f"{type(error).__name__}: {error}"}
     result: Result = {"verdict": "wrong", "text": ""}
-    for verdict, options in _ways(entry, model):
+    for verdict in ("alone", "example", "argument"):
+        if verdict == "argument" and entry.wrap is None:
+            break
+        model = model if verdict == "alone" else entry.built()
+        options = _options(entry, model, verdict)
+        said = f"with {', '.join(f'`{name}=`' for name in options)}"
         try:
-            model = model if verdict == "alone" else entry.built()
-            result = {"verdict": verdict, **_wrapped_right(entry, model, options)}
+            result = {"verdict": said if verdict == "argument" else verdict}
+            result |= _wrapped_right(entry, model, options)
         except AssertionError as error:
             result = {"verdict": "wrong", "text": f"{error}"}
         except (ValueError, TypeError, RuntimeError) as error:
@@ -59,16 +64,11 @@ def check(entry: Entry) -> Result:
     return {**result, "seconds": round(time.monotonic() - start, 1)}
 
 
-def _ways(entry: Entry, model: nn.Module) -> list[tuple[str, dict[str, Any]]]:
+def _options(entry: Entry, model: nn.Module, verdict: str) -> dict[str, Any]:
+    if verdict == "argument" and entry.wrap is not None:
+        return entry.wrap(model)
     x = entry.input()
-    ways: list[tuple[str, dict[str, Any]]] = [
-        ("alone", {}),
-        ("example", {"example_input": x[0] if entry.loop else x}),
-    ]
-    if entry.wrap is not None:
-        arguments = entry.wrap(model)
-        ways.append((f"with {', '.join(f'`{name}=`' for name in arguments)}", arguments))
-    return ways
+    return {"example_input": x[0] if entry.loop else x} if verdict == "example" else {}
 
 
 def _is_ours(error: BaseException) -> bool:

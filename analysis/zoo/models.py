@@ -73,8 +73,13 @@ def entries() -> list[Entry]:
 
 def by_cost() -> list[Entry]:
     """The same, what takes minutes last."""
-    heavy = ("101", "152", "wide", "next", "vgg", "former", "sdt", "snas", "dhs")
-    return sorted(entries(), key=lambda entry: any(word in entry.name for word in heavy))
+    heavy = ("vgg", "former", "sdt", "snas", "dhs")
+    heaviest = ("101", "152", "wide", "next", "vgg13", "vgg16", "vgg19", "former_s", "former_t")
+
+    def cost(entry: Entry) -> int:
+        return sum(any(word in entry.name for word in words) for words in (heavy, heaviest))
+
+    return sorted(entries(), key=cost)
 
 
 def _model(module: str, name: str, **options: Any) -> Callable[[], nn.Module]:

@@ -17,13 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from sj_shortcut.shortcuts.branch import ShortcutBranch
+from sj_shortcut.shortcuts.eval_mode import watch_for_updates_in_eval_mode
 from sj_shortcut.shortcuts.first_batch import look_if_needed
 from sj_shortcut.shortcuts.forwards import Forwards, Record, join
-from sj_shortcut.shortcuts.oversight import (
-    tell,
-    watch_for_unused_heads,
-    watch_for_updates_in_eval_mode,
-)
+from sj_shortcut.shortcuts.oversight import tell, watch_for_unused_heads
 from sj_shortcut.torch_model import (
     NO_DATA_PARALLEL,
     first_tensor,

@@ -22,9 +22,7 @@ __all__ = [
     "Oversight",
     "own_parameters",
     "tell",
-    "tell_of_eval_mode",
     "watch_for_unused_heads",
-    "watch_for_updates_in_eval_mode",
 ]
 
 # Losses of training after which heads that stay where they are are looked at.
@@ -37,6 +35,8 @@ _NEVER_RAN = 10
 _ONE_BATCH_EPOCHS = 5
 # Evaluations without a step of the schedule; three may well be of one epoch.
 _EVALUATIONS = 4
+# Lengths of the longest epoch so far after which the next step of the schedule is overdue.
+_EPOCHS = 4
 # Updates of the model, or backward passes, after which heads that no loss uses are told of.
 _UPDATES, _BACKWARDS = 5, 30
 
@@ -66,7 +66,8 @@ class Oversight:
         self._epoch: float | None = None
         self._first_coefficient: float | None = None
         self._evaluations = forwards.evaluations
-        self._since_step = self._updates = self._short_epochs = self._usual = 0
+        self._since_step = self._updates = self._short_epochs = 0
+        self._usual = self._length = 0
         self._sentinel: nn.Parameter | None = None
         self._version = -1
         self._movement: Movement | None = None
@@ -236,7 +237,9 @@ class Oversight:
             single = self._since_step == 1 or self._updates == 1
             short = whole and single and evaluations == 0 and not self._same_batch
             self._short_epochs = self._short_epochs + 1 if short else 0
-            self._usual = max(self._usual, evaluations) if whole else self._usual
+            if whole:
+                self._usual = max(self._usual, evaluations)
+                self._length = max(self._length, self._since_step)
             self._first_coefficient = schedule.coefficient
             self._epoch, self._evaluations = schedule.last_epoch, forwards.evaluations
             self._since_step = self._updates = 0
@@ -253,18 +256,20 @@ class Oversight:
             )
         # As many as its epochs, but more than come in one epoch of the user's.
         enough = max(min(_EVALUATIONS, schedule.epochs or _EVALUATIONS), 3 * self._usual)
+        much = self._length > 1 and self._since_step > _EPOCHS * self._length
         if (
-            evaluations >= enough
+            (evaluations >= enough or much)
             and schedule.coefficient == self._first_coefficient  # it does not move by itself
             and _hangs_on_epoch(schedule)
         ):
             never = schedule.last_epoch == 0
             since = "was never stepped" if never else "was not stepped any more since"
             stays = "where it began" if never else f"as at epoch {schedule.last_epoch}"
+            what = f"evaluated {evaluations} times" if evaluations >= enough else "trained on"
             tell(
                 forwards,
                 "never stepped",
-                f"the model was evaluated {evaluations} times, but the schedule {since}, "
+                f"the model was {what}, but the schedule {since}, "
                 f"so λ stays {stays}: call criterion.schedule.step() after each epoch. (If "
                 "you evaluate several times an epoch, all is well.)",
             )
@@ -284,51 +289,6 @@ def _hangs_on_epoch(schedule: ShortcutSchedule) -> bool:
         return schedule.needs_steps
     now = schedule.coefficient
     return any(schedule(schedule.last_epoch + later) != now for later in (1, 10, 100, 1000))
-
-
-def tell_of_eval_mode(root: nn.Module, forwards: Forwards) -> None:
-    """In a backward pass of a loss taken in eval mode: tell, unless only the input is asked for."""
-    if forwards.attacked or "eval mode" in forwards.said:
-        return
-    # Not all of them, as SpikingJelly 0.0.0.0.14 has no surrogate gradients in eval mode.
-    if not any(_accumulates(p) for p in root.parameters() if p.requires_grad):
-        return
-    if forwards.used:  # it may be measured by, as Fisher information is: is it trained by as well?
-        forwards.eval_backward = _version(root)
-    else:
-        _tell_of_eval_mode(forwards)
-
-
-def watch_for_updates_in_eval_mode(root: nn.Module, forwards: Forwards) -> None:
-    """Before a forward: tell if parameters were updated right after a loss taken in eval mode."""
-    if forwards.eval_backward < 0:
-        return
-    if _version(root) != forwards.eval_backward:
-        _tell_of_eval_mode(forwards)
-    forwards.eval_backward = -1
-
-
-def _version(root: nn.Module) -> int:
-    return sum(parameter._version for parameter in root.parameters())
-
-
-def _tell_of_eval_mode(forwards: Forwards) -> None:
-    tell(
-        forwards,
-        "eval mode",
-        "a ShortcutLoss taken in eval mode was differentiated: it is the plain criterion there, "
-        "and the shortcut heads had no part in it. Call model.train() before the forward; to keep "
-        "batch norms or dropout still, put only these in eval mode.",
-    )
-
-
-def _accumulates(leaf: Tensor) -> bool:
-    """Whether the backward pass that is running gives a parameter its gradient."""
-    node = torch.autograd.graph.get_gradient_edge(leaf).node
-    try:
-        return bool(torch._C._will_engine_execute_node(node))
-    except RuntimeError:  # which autograd.grad cannot say of leaves
-        return False
 
 
 def watch_for_unused_heads(root: nn.Module, forwards: Forwards) -> None:

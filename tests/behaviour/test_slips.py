@@ -808,15 +808,25 @@ def test_a_schedule_never_stepped_is_told(schedule):
         epochs_without_a_step(schedule())
 
 
-def test_a_schedule_not_stepped_any_more_is_told():
+@pytest.mark.parametrize("validates", [False, True])
+def test_a_schedule_not_stepped_any_more_is_told(validates):
     model = wrapped()
     criterion, optimizer = ShortcutLoss(model, CE, EvolutionarySchedule(30, hold=0.0)), sgd(model)
     with pytest.warns(ShortcutWarning, match="not stepped any more .* as at epoch 1:"):
         for epoch in range(7):
-            train(model, criterion, optimizer, steps=2)
-            validate(model, criterion)
+            train(model, criterion, optimizer, steps=3)
+            if validates:
+                validate(model, criterion)
             if epoch == 0:
                 criterion.schedule.step()
+
+
+def test_epochs_that_grow_longer_are_not_told():
+    model = wrapped()
+    criterion, optimizer = ShortcutLoss(model, CE, EvolutionarySchedule(30, hold=0.0)), sgd(model)
+    for steps in (2, 4, 8, 16, 3):
+        train(model, criterion, optimizer, steps=steps)
+        criterion.schedule.step()
 
 
 @pytest.mark.parametrize("often", [3, 5])

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from sj_shortcut.neurons import step_mode_of
@@ -18,11 +17,10 @@ from sj_shortcut.places.channel_axis import channel_axis, channels_by_gradients
 from sj_shortcut.places.classes import without_ones
 from sj_shortcut.places.example_pass import Pass, Sight
 from sj_shortcut.places.layout import Layout
-from sj_shortcut.places.time_axis import TimeAxis, indices, time_axis
+from sj_shortcut.places.support import Support, are_apart, both_ends, gradients, support
+from sj_shortcut.places.time_axis import TimeAxis, time_axis
 
 __all__ = ["OutputAxes", "find_layouts", "read_output", "read_times", "reached"]
-
-Support = Mapping[str, list[set[int]]]
 
 # So many layers with weights before a feature are asked where its channels are.
 _MOST_SOURCES = 4
@@ -51,7 +49,7 @@ class OutputAxes:
 
 def reached(seen: Pass, output: Tensor) -> set[str]:
     """Names of the modules that an output depends on."""
-    return set(_gradients(seen, output))
+    return set(gradients(seen, output))
 
 
 def read_times(seen: Pass, is_neuron: Callable[[nn.Module], bool]) -> dict[str, TimeAxis]:
@@ -88,10 +86,10 @@ def read_output(seen: Pass, output: Tensor, times: Mapping[str, TimeAxis]) -> Ou
     steps |= {s.shape[0] for s in seen.sights.values() if s.shape and _takes_all_steps(s)}
     if len(shape) not in (2, 3):
         return OutputAxes(None)
-    sights = [_both_ends(seen, output, axis) for axis in range(len(shape) - 1)]
-    apart = [_are_apart(first, last) for first, last in sights]
+    sights = [both_ends(seen, output, axis) for axis in range(len(shape) - 1)]
+    apart = [are_apart(first, last) for first, last in sights]
     if len(shape) == 2:
-        if not apart[0] and shape[0] in steps and _are_apart(*_both_ends(seen, output, 1)):
+        if not apart[0] and shape[0] in steps and are_apart(*both_ends(seen, output, 1)):
             return OutputAxes(shape[1], scalars=True)
         return _rows(output, *sights[0], times, seen)
     batch = _choose_batch(shape, apart, steps, times)
@@ -156,7 +154,7 @@ def _rows(
         samples = rows // fold[0]
         # Of a sample all steps, as one alone may stand at either end whatever the order.
         apart = output.unflatten(0, (fold[0], samples) if fold[1] else (samples, fold[0]))
-        first, last = _both_ends(seen, apart, 1 if fold[1] else 0)
+        first, last = both_ends(seen, apart, 1 if fold[1] else 0)
         return OutputAxes(samples, False, first, last, fold)
     return OutputAxes(rows, False, first, last)
 
@@ -167,7 +165,7 @@ def _is_time_slower(seen: Pass, output: Tensor, name: str, time: TimeAxis) -> bo
     Seen at a layer with both axes; where nothing arrives there they stay in the order it has them.
     """
     assert time.axis is not None
-    shown = _support(seen, output.select(0, 1)).get(name)
+    shown = support(seen, output.select(0, 1)).get(name)
     samples = shown[1 - time.axis] if shown is not None else set()
     return samples == {1} if samples in ({0}, {1}) else time.axis == 0
 
@@ -331,40 +329,3 @@ class _Feature:
             return None
         left = list(range(batch + 1, ndim))
         return Layout(ndim, batch, self._channel(left)[0], time, sure=False)
-
-
-def _both_ends(seen: Pass, output: Tensor, axis: int) -> tuple[Support, Support]:
-    return tuple(_support(seen, output.select(axis, end)) for end in (0, -1))  # type: ignore[return-value]
-
-
-def _support(seen: Pass, part: Tensor) -> Support:
-    found = {}
-    for name, grads in _gradients(seen, part).items():
-        marked = [indices(grad != 0) for grad in grads if grad.ndim == grads[0].ndim]
-        found[name] = [set().union(*(one[a] for one in marked)) for a in range(grads[0].ndim)]
-    return found
-
-
-def _gradients(seen: Pass, part: Tensor) -> dict[str, list[Tensor]]:
-    """Gradients at the features, of a sum that cannot cancel out."""
-    if not part.requires_grad:
-        return {}
-    features = [(s.name, f) for s in seen.sights.values() for f in s.outputs]
-    weighed = (part.float() * (1 + torch.rand_like(part, dtype=torch.float32))).sum()
-    grads = torch.autograd.grad(
-        weighed, [f for _, f in features], retain_graph=True, allow_unused=True
-    )
-    found: dict[str, list[Tensor]] = {}
-    for (name, _), grad in zip(features, grads, strict=True):
-        if grad is not None:
-            found.setdefault(name, []).append(grad)
-    return found
-
-
-def _are_apart(first: Support, last: Support) -> bool:
-    """Whether two parts of the output have no slice of any feature in common."""
-    common = [name for name in first if name in last and any(first[name]) and any(last[name])]
-    return bool(common) and all(
-        any(a and b and not a & b for a, b in zip(first[name], last[name], strict=True))
-        for name in common
-    )

@@ -115,6 +115,7 @@ def _run(entry: Entry, model: nn.Module) -> Tensor:
     """Class logits [N, K] with their graph, as the network's script has them."""
     x = entry.input()
     outputs = [model(step) for step in x] if entry.loop else [model(x)]
+    entry.after(model)
     logits = [entry.logits(y) if entry.logits is not None else _tensor(y) for y in outputs]
     each = [y if y.ndim == 2 else y.mean(0) for y in logits]
     mean = torch.stack(each).mean(0) if len(each) > 1 else each[0]

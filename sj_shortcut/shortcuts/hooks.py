@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from sj_shortcut.places import layout_for, parse_layout
 from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.eval_mode import watch_for_updates_in_eval_mode
 from sj_shortcut.shortcuts.first_batch import look_if_needed
@@ -105,6 +106,9 @@ def after_point(
     if branch.training != module.training:  # it may live in a part that was put in eval mode
         run.train(module.training)
     layout = forwards.layouts.get(name)
+    told = layout_for(forwards.layout, name) if layout is None else None
+    if told is not None:  # and no look could be had
+        layout = forwards.layouts[name] = parse_layout(told, feature.ndim)
     if layout is None and forwards.failed_look and record is not None:
         record.unseen.append((name, tuple(feature.shape)))  # the model may say what is wrong
         return

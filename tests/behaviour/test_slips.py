@@ -602,6 +602,31 @@ def test_heads_are_read_without_gradients_before_any_training(mode):
     loss_of(model)(model(x).mean(0), Y).backward()
 
 
+class Scaled(Net):
+    """Its gradients want what its training loop computes after the forward, as some scripts do."""
+
+    scale: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer1(x)
+        if y.requires_grad:
+            y.register_hook(lambda grad: torch.mul(grad, self.scale))
+        return self.fc(self.layer3(self.layer2(y)))
+
+
+def test_where_no_look_can_be_had_the_layout_that_the_error_asks_for_works():
+    model = wrap_with_shortcuts(Scaled())
+    with pytest.raises(ValueError, match="pass layout=|with layout="):
+        model(images())
+    model = wrap_with_shortcuts(Scaled(), layout="TNC...")
+    output = model(images())
+    model.scale = torch.ones(())
+    expected = by_hand(model, output.mean(0), Y)
+    loss = loss_of(model)(output.mean(0), Y)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+
+
 # Criteria
 
 

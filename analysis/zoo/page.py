@@ -60,7 +60,7 @@ def page(found: Mapping[str, Results]) -> str:
     rows = [line for entry in all_entries for line in _lines(entry, found)]
     absent = _absent(found, all_entries)
     return _HEAD.format(torch=torch.__version__, counts=counts) + "\n".join(rows) + "\n" + (
-        absent + _END
+        absent + _not_run(found, all_entries) + _END
     )  # fmt: skip
 
 
@@ -105,6 +105,16 @@ def _lines(entry: Entry, found: Mapping[str, Results]) -> list[str]:
         f"| `{entry.name}` | {' | '.join(cells)} | {', '.join(versions)} |"
         for cells, versions in rows.items()
     ]
+
+
+def _not_run(found: Mapping[str, Results], all_entries: list[Entry]) -> str:
+    """What has no result yet, for each generation; the command goes on with them."""
+    lines = []
+    for version, results in found.items():
+        names = [entry.name for entry in all_entries if entry.name not in results]
+        if names:
+            lines.append(f"\nNot run yet with SpikingJelly {version}: {', '.join(names)}.\n")
+    return "".join(lines)
 
 
 def _absent(found: Mapping[str, Results], all_entries: list[Entry]) -> str:

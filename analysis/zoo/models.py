@@ -293,7 +293,7 @@ def _small_stages() -> nn.Module:
 
 def _agents() -> list[Entry]:
     state = (5, 4)
-    actor = partial(_actor, encode="pop-det", decode="last-mem")
+    actor = partial(_actor, encode="pop-det", decode="fr-mlp")
     return [
         Entry("dsqn.DSQN", _script("dsqn/utils/model.py", "DSQN", (4, 84, 84), 6), (2, 4, 84, 84),
               ""),

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from sj_shortcut.neurons import step_mode_of
@@ -19,11 +18,10 @@ from sj_shortcut.places.channel_axis import channel_axis, channels_by_gradients
 from sj_shortcut.places.classes import without_ones
 from sj_shortcut.places.example_pass import Pass, Sight
 from sj_shortcut.places.layout import Layout
-from sj_shortcut.places.time_axis import TimeAxis, indices, time_axis
+from sj_shortcut.places.support import Support, are_apart, both_ends, gradients, support
+from sj_shortcut.places.time_axis import TimeAxis, time_axis
 
 __all__ = ["OutputAxes", "find_layouts", "read_output", "read_times", "reached"]
-
-Support = Mapping[str, list[set[int]]]
 
 # So many layers with weights before a feature are asked where its channels are.
 _MOST_SOURCES = 4
@@ -52,7 +50,7 @@ class OutputAxes:
 
 def reached(seen: Pass, output: Tensor) -> set[str]:
     """Names of the modules that an output depends on."""
-    return set(_gradients(seen, output))
+    return set(gradients(seen, output))
 
 
 def read_times(seen: Pass, is_neuron: Callable[[nn.Module], bool]) -> dict[str, TimeAxis]:
@@ -89,12 +87,12 @@ def read_output(seen: Pass, output: Tensor, times: Mapping[str, TimeAxis]) -> Ou
     steps |= {s.shape[0] for s in seen.sights.values() if s.shape and _takes_all_steps(s)}
     if len(shape) not in (2, 3):
         return OutputAxes(None)
-    sights = [_both_ends(seen, output, axis) for axis in range(len(shape) - 1)]
-    apart = [_are_apart(first, last) for first, last in sights]
+    sights = [both_ends(seen, output, axis) for axis in range(len(shape) - 1)]
+    apart = [are_apart(first, last) for first, last in sights]
     if len(shape) == 2:
-        if not apart[0] and shape[0] in steps and _are_apart(*_both_ends(seen, output, 1)):
+        if not apart[0] and shape[0] in steps and are_apart(*both_ends(seen, output, 1)):
             return OutputAxes(shape[1], scalars=True)
-        return _rows(shape[0], *sights[0], times, seen)
+        return _rows(output, *sights[0], times, seen)
     batch = _choose_batch(shape, apart, steps, times)
     if batch is None:
         return OutputAxes(None, positions=not set(shape[:2]) & (steps | {1}))
@@ -138,9 +136,10 @@ def _choose_batch(
 
 
 def _rows(
-    rows: int, first: Support, last: Support, times: Mapping[str, TimeAxis], seen: Pass
+    output: Tensor, first: Support, last: Support, times: Mapping[str, TimeAxis], seen: Pass
 ) -> OutputAxes:
     """The rows of an output ``[A, K]``: samples, or samples of every time step."""
+    rows = output.shape[0]
     for name, time in times.items():
         shape = seen.sights[name].shape or ()
         if time.axis is None or time.steps == 1 or rows % time.steps:
@@ -150,11 +149,26 @@ def _rows(
         elif not time.folded and time.axis < 2 <= len(shape) and shape[1 - time.axis] != rows:
             if shape[1 - time.axis] * time.steps != rows:
                 continue
-            fold = (time.steps, time.axis == 0)
+            fold = (time.steps, _is_time_slower(seen, output, name, time))
         else:
             continue
-        return OutputAxes(rows // fold[0], False, first, last, fold)
+        samples = rows // fold[0]
+        # Of a sample all steps, as one alone may stand at either end whatever the order.
+        apart = output.unflatten(0, (fold[0], samples) if fold[1] else (samples, fold[0]))
+        first, last = both_ends(seen, apart, 1 if fold[1] else 0)
+        return OutputAxes(samples, False, first, last, fold)
     return OutputAxes(rows, False, first, last)
+
+
+def _is_time_slower(seen: Pass, output: Tensor, name: str, time: TimeAxis) -> bool:
+    """Whether rows that hold samples and steps are ``t * N + n``: the second is another sample's.
+
+    Seen at a layer with both axes; where nothing arrives there they stay in the order it has them.
+    """
+    assert time.axis is not None
+    shown = support(seen, output.select(0, 1)).get(name)
+    samples = shown[1 - time.axis] if shown is not None else set()
+    return samples == {1} if samples in ({0}, {1}) else time.axis == 0
 
 
 def find_layouts(
@@ -327,40 +341,3 @@ class _Feature:
             return None
         left = list(range(batch + 1, ndim))
         return Layout(ndim, batch, self._channel(left)[0], time, sure=False)
-
-
-def _both_ends(seen: Pass, output: Tensor, axis: int) -> tuple[Support, Support]:
-    return tuple(_support(seen, output.select(axis, end)) for end in (0, -1))  # type: ignore[return-value]
-
-
-def _support(seen: Pass, part: Tensor) -> Support:
-    found = {}
-    for name, grads in _gradients(seen, part).items():
-        marked = [indices(grad != 0) for grad in grads if grad.ndim == grads[0].ndim]
-        found[name] = [set().union(*(one[a] for one in marked)) for a in range(grads[0].ndim)]
-    return found
-
-
-def _gradients(seen: Pass, part: Tensor) -> dict[str, list[Tensor]]:
-    """Gradients at the features, of a sum that cannot cancel out."""
-    if not part.requires_grad:
-        return {}
-    features = [(s.name, f) for s in seen.sights.values() for f in s.outputs]
-    weighed = (part.float() * (1 + torch.rand_like(part, dtype=torch.float32))).sum()
-    grads = torch.autograd.grad(
-        weighed, [f for _, f in features], retain_graph=True, allow_unused=True
-    )
-    found: dict[str, list[Tensor]] = {}
-    for (name, _), grad in zip(features, grads, strict=True):
-        if grad is not None:
-            found.setdefault(name, []).append(grad)
-    return found
-
-
-def _are_apart(first: Support, last: Support) -> bool:
-    """Whether two parts of the output have no slice of any feature in common."""
-    common = [name for name in first if name in last and any(first[name]) and any(last[name])]
-    return bool(common) and all(
-        any(a and b and not a & b for a, b in zip(first[name], last[name], strict=True))
-        for name in common
-    )

@@ -36,7 +36,9 @@ def main_output(outputs: Sequence[Tensor], num_classes: int | None) -> int | Non
     bare = [without_ones(tuple(output.shape)) for output in outputs]
     fits = [i for i, shape in enumerate(bare) if len(shape) in (2, 3)]
     exact = [i for i in fits if bare[i][-1] == num_classes]
-    wide = [i for i in fits if bare[i][-1] > 1]
+    # A value at every time step, [T, N, 1], is no [N, K] with an axis to spare.
+    value = [output.ndim < 4 and output.shape[-1:] == (1,) for output in outputs]
+    wide = [i for i in fits if bare[i][-1] > 1 and not value[i]]
 
     def feeds_another(i: int) -> bool:
         return any(_feeds(outputs[i], outputs[j]) for j in wide if bare[i] != bare[j])

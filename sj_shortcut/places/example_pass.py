@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from sj_shortcut.neurons.memory import reset_states
-from sj_shortcut.torch_model import first_tensor, in_backward, preserved, without_checkpoints
+from sj_shortcut.torch_model import (
+    first_tensor,
+    in_backward,
+    preserved,
+    without_checkpoints,
+    without_recomputing,
+)
 
 __all__ = ["WEIGHT_LAYERS", "Pass", "Sight", "calibrate", "run_pass", "untouched"]
 
@@ -84,7 +90,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """
     gradients = torch.is_grad_enabled()
     try:
-        with preserved(model):
+        with preserved(model), without_recomputing():
             for module in model.modules():
                 _take_hooks_off(module)
             model.eval()

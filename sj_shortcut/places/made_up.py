@@ -16,7 +16,7 @@ __all__ = ["made_up_inputs"]
 
 # Sizes unlike each other, and unlike the channels of images and events.
 _STEPS, _SAMPLES, _TOKENS = 4, 5, 7
-_SIDES = (32, 28, 34, 48, 64, 16, 128, 224, 8)
+_SIDES = (32, 28, 34, 48, 64, 16, 128, 224, 84, 8)
 _SIDES_3D = (16, 8, 32)
 # Where a model takes as many time steps as it was made for only, and does not say how many.
 _OTHER_STEPS = (2, 3, 5, 6, 8, 10, 16, 20)

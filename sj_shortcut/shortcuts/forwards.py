@@ -106,6 +106,9 @@ class Forwards:
         count: Forwards so far.
         last: The record of the last forward; ``trained`` whether it was in training mode.
         attacked: Whether its input wanted a gradient in eval mode, as to make adversarial examples.
+        fed: The input of the last training forward, weakly.
+        eval_backward: Version of the parameters at the last backward pass of a loss taken in eval
+            mode; -1 if none waits to be judged.
         evaluations: How often the model went from training to evaluation.
         sentinel: A parameter of the model that tells, with its version, of updates.
         updates: Updates seen so far while no loss used the heads; ``backwards`` likewise.
@@ -137,6 +140,8 @@ class Forwards:
     trained: bool = False
     attacked: bool = False
     last: Record | None = None
+    fed: Any = None
+    eval_backward: int = -1
     evaluations: int = 0
     sentinel: Any = None
     version: int = -1
@@ -234,6 +239,7 @@ class Forwards:
             "finished": [],
             "last": None,
             "sentinel": None,
+            "fed": None,
         }
 
 

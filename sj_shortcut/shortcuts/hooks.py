@@ -8,6 +8,7 @@ finds it and DistributedDataParallel sees every parameter used.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn, TypeGuard
@@ -15,7 +16,9 @@ from typing import Any, NoReturn, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from sj_shortcut.places import layout_for, parse_layout
 from sj_shortcut.shortcuts.branch import ShortcutBranch
+from sj_shortcut.shortcuts.eval_mode import watch_for_updates_in_eval_mode
 from sj_shortcut.shortcuts.first_batch import look_if_needed
 from sj_shortcut.shortcuts.forwards import Forwards, Record, join
 from sj_shortcut.shortcuts.oversight import tell, watch_for_unused_heads
@@ -53,8 +56,10 @@ def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards
         forwards.trained = model.training
         forwards.current = Record(forwards, graded)
         return
+    watch_for_updates_in_eval_mode(model, forwards)
     if graded and model.training:
         watch_for_unused_heads(model, forwards)
+        forwards.fed = next((_whole(x) for x in args if isinstance(x, Tensor)), None)
     if forwards.always_on or (graded and model.training):
         records = forwards.records
         look_if_needed(model, args, kwargs, forwards)
@@ -101,6 +106,9 @@ def after_point(
     if branch.training != module.training:  # it may live in a part that was put in eval mode
         run.train(module.training)
     layout = forwards.layouts.get(name)
+    told = layout_for(forwards.layout, name) if layout is None else None
+    if told is not None:  # and no look could be had
+        layout = forwards.layouts[name] = parse_layout(told, feature.ndim)
     if layout is None and forwards.failed_look and record is not None:
         record.unseen.append((name, tuple(feature.shape)))  # the model may say what is wrong
         return
@@ -191,6 +199,11 @@ def forwards_of(root: nn.Module) -> Forwards:
     hook = next(hook for hook in root._forward_hooks.values() if is_ours(hook, after_model))
     forwards: Forwards = hook.keywords["forwards"]
     return forwards
+
+
+def _whole(x: Tensor) -> Any:
+    """A batch of which the input may be one time step, without keeping it alive."""
+    return weakref.ref(x if x._base is None else x._base)
 
 
 def _unknown_axes(name: str, shape: tuple[int, ...], seen: str) -> NoReturn:

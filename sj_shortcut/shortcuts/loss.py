@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from sj_shortcut.schedules import ConstantSchedule, HandoverSchedule, ShortcutSchedule
 from sj_shortcut.shortcuts.access import find_wrapped, shortcut_branches
 from sj_shortcut.shortcuts.activation import activation_behind
+from sj_shortcut.shortcuts.eval_mode import tell_of_eval_mode
 from sj_shortcut.shortcuts.hooks import forwards_of, has_shortcuts
-from sj_shortcut.shortcuts.oversight import Oversight, tell_of_eval_mode
+from sj_shortcut.shortcuts.oversight import Oversight
 from sj_shortcut.shortcuts.pairing import heads_behind
 from sj_shortcut.shortcuts.weights import finite_coefficient, weights_by_name
 
@@ -158,6 +159,7 @@ class ShortcutLoss(nn.Module):
             record.used = True
         used = self._used_weights(heads)
         self._oversight.training(root, branches, records, used, self.schedule)
+        self._oversight.targets(output, target)
         heads = self._like_output(output, {name: heads[name] for name in used})
         combined = self._sum_of_losses if self.combine == "loss" else self._loss_of_sum
         total = combined(output, heads, used, target)

@@ -6,7 +6,8 @@ Nothing here waits for the device in a training step, but where a slip is likely
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +15,28 @@ from torch import Tensor, nn
 from sj_shortcut.schedules import ShortcutSchedule
 from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.forwards import Forwards, Record
+from sj_shortcut.shortcuts.movement import Movement, own_parameters
 from sj_shortcut.torch_model import ShortcutWarning
 
-__all__ = ["Oversight", "tell", "tell_of_eval_mode", "watch_for_unused_heads"]
+__all__ = [
+    "Oversight",
+    "own_parameters",
+    "tell",
+    "watch_for_unused_heads",
+]
 
 # Losses of training after which heads that stay where they are are looked at.
 _FIRST_LOOK = 4
 # Loss of training from which on a new look begins, at powers of two.
 _NEXT_LOOK = 16
+# Losses of training within which an optimizer that holds the heads should have stepped once.
+_RARE_STEPS = 512
 _NEVER_RAN = 10
 _ONE_BATCH_EPOCHS = 5
-_EVALUATIONS = 3
+# Evaluations without a step of the schedule; three may well be of one epoch.
+_EVALUATIONS = 4
+# Lengths of the longest epoch so far after which the next step of the schedule is overdue.
+_EPOCHS = 4
 # Updates of the model, or backward passes, after which heads that no loss uses are told of.
 _UPDATES, _BACKWARDS = 5, 30
 
@@ -55,10 +67,17 @@ class Oversight:
         self._first_coefficient: float | None = None
         self._evaluations = forwards.evaluations
         self._since_step = self._updates = self._short_epochs = 0
+        self._usual = self._length = 0
         self._sentinel: nn.Parameter | None = None
         self._version = -1
-        self._movement: _Movement | None = None
-        self._settled = False
+        self._movement: Movement | None = None
+        self._settled = self._same_batch = False
+        self._first = True
+        self._fed: Callable[[], Tensor | None] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy begins to look anew: what waits for a device cannot be copied.
+        return {**vars(self), "_fed": None, "_movement": None, "_settled": False}
 
     def training(
         self,
@@ -80,12 +99,43 @@ class Oversight:
         if records[0].forwards is not self._forwards:  # the model was wrapped anew
             self._begin(records[0].forwards)
         self._calls += 1
-        if self._calls == 1:
+        if not self._calls & (self._calls - 1):  # they may be frozen later, too
             self._frozen(branches)
         self._resting(branches, records)
         self._count_updates(root)
+        fed = self._forwards.fed
+        # Epochs of one batch, as with all data at once; else each batch is a tensor of its own.
+        before = None if self._fed is None else self._fed()
+        self._same_batch = before is not None and fed is not None and fed() is before
+        self._fed = fed
         self._optimizer(root, branches, used)
         self._schedule(schedule)
+
+    def targets(self, output: Tensor, target: Any) -> None:
+        """Before the first training loss: tell of a model that reconstructs its input.
+
+        Its output is as wide as its input and taken for as many classes. The values are looked at
+        only then, and once, as the first batch is.
+        """
+        forwards = self._forwards
+        first, self._first = self._first, False
+        if not first or forwards.num_classes is None or not isinstance(target, Tensor):
+            return
+        x = None if forwards.fed is None else forwards.fed()
+        if x is None or not target.is_floating_point() or target.shape != output.shape:
+            return
+        width = target.shape[-1]
+        is_input = (target if target._base is None else target._base) is x
+        pixels = width != x.shape[-1] and width in (x[:1].numel(), x[:1, :1].numel())
+        if is_input or pixels or (width == x.shape[-1] and not _are_classes(target)):
+            tell(
+                forwards,
+                "reconstruction",
+                f"the target of this loss is as wide as the model's input, {width}, and "
+                "holds no classes: of a model that reconstructs its input (an autoencoder), heads "
+                "would be trained to do so from pooled shallow features. Shortcut heads need class "
+                "logits: wrap a classifier, or pass num_classes= if this is meant.",
+            )
 
     def _frozen(self, branches: Mapping[str, ShortcutBranch]) -> None:
         for name, branch in branches.items():
@@ -138,7 +188,7 @@ class Oversight:
     ) -> None:
         if self._movement is None:
             if used:
-                self._movement = _Movement(root, {name: branches[name] for name in used})
+                self._movement = Movement(root, {name: branches[name] for name in used})
             return
         if self._settled:
             if self._calls >= _NEXT_LOOK and not self._calls & (self._calls - 1):
@@ -148,11 +198,26 @@ class Oversight:
         if calls < _FIRST_LOOK or calls & (calls - 1):  # powers of two, ever more rarely
             return
         behind = self._movement.left_behind()
-        self._settled = behind is not None
-        if not behind:
+        unmoved = self._movement.unmoved() if behind == [] else None
+        self._settled = (unmoved if behind == [] else behind) is not None
+        if not behind and not unmoved:
             return
         if not self._movement.is_of(branches):  # heads were replaced meanwhile
             self._movement, self._settled = None, False
+            return
+        if unmoved:
+            tell(
+                self._forwards,
+                "learning rate",
+                f"the shortcut heads at {', '.join(map(repr, unmoved))} stay where they are, "
+                "though the optimizer steps them and other parameters of the model change: is "
+                "their learning rate 0? Give their group of parameters one, "
+                'optimizer.add_param_group({"params": ..., "lr": ...}), or leave out "lr".',
+            )
+            return
+        assert behind is not None
+        if calls < _RARE_STEPS and self._movement.is_held(behind):
+            self._settled = False  # by an optimizer that has not stepped yet
             return
         some = "" if len(behind) == len(used) else f" at {', '.join(map(repr, behind))}"
         tell(
@@ -170,8 +235,12 @@ class Oversight:
             whole = self._epoch is not None and schedule.last_epoch - self._epoch >= 1
             # One batch, or the batches that gradients accumulate over.
             single = self._since_step == 1 or self._updates == 1
-            short = whole and single and evaluations == 0
+            short = whole and single and evaluations == 0 and not self._same_batch
             self._short_epochs = self._short_epochs + 1 if short else 0
+            if whole:
+                self._usual = max(self._usual, evaluations)
+                self._length = max(self._length, self._since_step)
+            self._first_coefficient = schedule.coefficient
             self._epoch, self._evaluations = schedule.last_epoch, forwards.evaluations
             self._since_step = self._updates = 0
         if self._first_coefficient is None:
@@ -185,19 +254,33 @@ class Oversight:
                 "an epoch. Call it once an epoch, or step(epoch + batch / batches) to follow the "
                 "training within one. (If your epochs are of one batch, all is well.)",
             )
+        # As many as its epochs, but more than come in one epoch of the user's.
+        enough = max(min(_EVALUATIONS, schedule.epochs or _EVALUATIONS), 3 * self._usual)
+        much = self._length > 1 and self._since_step > _EPOCHS * self._length
         if (
-            evaluations >= _EVALUATIONS
-            and schedule.last_epoch == 0
+            (evaluations >= enough or much)
             and schedule.coefficient == self._first_coefficient  # it does not move by itself
             and _hangs_on_epoch(schedule)
         ):
+            never = schedule.last_epoch == 0
+            since = "was never stepped" if never else "was not stepped any more since"
+            stays = "where it began" if never else f"as at epoch {schedule.last_epoch}"
+            what = f"evaluated {evaluations} times" if evaluations >= enough else "trained on"
             tell(
                 forwards,
                 "never stepped",
-                f"the model was evaluated {evaluations} times, but the schedule was never stepped, "
-                "so λ stays where it began: call criterion.schedule.step() after each epoch. (If "
+                f"the model was {what}, but the schedule {since}, "
+                f"so λ stays {stays}: call criterion.schedule.step() after each epoch. (If "
                 "you evaluate several times an epoch, all is well.)",
             )
+
+
+def _are_classes(target: Tensor) -> bool:
+    """Whether rows of numbers are classes: hot or not, of any two values, or probabilities."""
+    with torch.no_grad():
+        hot = ((target == target.amin()) | (target == target.amax())).all()
+        shares = (target >= 0).all() & ((target.sum(-1) - 1).abs() < 1e-3).all()
+        return bool(hot | shares)
 
 
 def _hangs_on_epoch(schedule: ShortcutSchedule) -> bool:
@@ -206,106 +289,6 @@ def _hangs_on_epoch(schedule: ShortcutSchedule) -> bool:
         return schedule.needs_steps
     now = schedule.coefficient
     return any(schedule(schedule.last_epoch + later) != now for later in (1, 10, 100, 1000))
-
-
-class _Movement:
-    """Whether an optimizer moves the heads, by one small parameter of each and all of the model.
-
-    Versions tell for nothing; only where they suggest a slip are values compared, as there are
-    optimizers that write around them.
-    """
-
-    def __init__(self, root: nn.Module, branches: Mapping[str, ShortcutBranch]) -> None:
-        smallest = {name: _smallest(branch.parameters()) for name, branch in branches.items()}
-        self.heads = {name: _Kept(p) for name, p in smallest.items() if p is not None}
-        own = own_parameters(root)
-        self.body = [(p, p._version) for p in own if p.requires_grad]
-        body = _smallest(own)
-        self.kept = None if body is None else _Kept(body)
-        self.calls = 0
-        self.parts = dict.fromkeys(self.heads, 0)
-
-    def count(self, used: Iterable[str]) -> int:
-        """Note the heads that a call uses; the number of calls so far."""
-        self.calls += 1
-        for name in used:
-            if name in self.parts:
-                self.parts[name] += 1
-        return self.calls
-
-    def left_behind(self) -> list[str] | None:
-        """Heads that stay where they are while others move; ``None`` if not known yet."""
-        if not self.heads or self.kept is None:
-            return []
-        still = [name for name, head in self.heads.items() if not head.version_moved()]
-        if len(still) < len(self.heads) or any(p._version != v for p, v in self.body):
-            # A head that had no part has no gradient, which optimizers pass over.
-            took_part = [name for name in still if 2 * self.parts[name] > self.calls]
-            return took_part or (None if still else [])
-        if not self.kept.moved():
-            return None
-        return [name for name in still if not self.heads[name].moved()]
-
-    def is_of(self, branches: Mapping[str, ShortcutBranch]) -> bool:
-        """Whether the heads still have the parameters that are watched."""
-        return all(
-            any(head.parameter is p for p in branches[name].parameters())
-            for name, head in self.heads.items()
-            if name in branches
-        )
-
-
-class _Kept:
-    """A parameter as it was."""
-
-    def __init__(self, parameter: nn.Parameter) -> None:
-        self.parameter = parameter
-        self.version = parameter._version
-        self.value = parameter.detach().clone()
-
-    def version_moved(self) -> bool:
-        return self.parameter._version != self.version
-
-    def moved(self) -> bool:
-        same_place = self.parameter.device == self.value.device
-        return not (same_place and torch.equal(self.parameter.detach(), self.value))
-
-
-def tell_of_eval_mode(root: nn.Module, forwards: Forwards) -> None:
-    """In a backward pass of a loss taken in eval mode: tell, unless only the input is asked for."""
-    if forwards.attacked or "eval mode" in forwards.said:
-        return
-    # Not all of them, as SpikingJelly 0.0.0.0.14 has no surrogate gradients in eval mode.
-    if not any(_accumulates(p) for p in root.parameters() if p.requires_grad):
-        return
-    tell(
-        forwards,
-        "eval mode",
-        "a ShortcutLoss taken in eval mode was differentiated: it is the plain criterion there, "
-        "and the shortcut heads had no part in it. Call model.train() before the forward; to keep "
-        "batch norms or dropout still, put only these in eval mode.",
-    )
-
-
-def _accumulates(leaf: Tensor) -> bool:
-    """Whether the backward pass that is running gives a parameter its gradient."""
-    node = torch.autograd.graph.get_gradient_edge(leaf).node
-    try:
-        return bool(torch._C._will_engine_execute_node(node))
-    except RuntimeError:  # which autograd.grad cannot say of leaves
-        return False
-
-
-def own_parameters(root: nn.Module) -> list[nn.Parameter]:
-    """The model's parameters without those of its heads."""
-    heads = (m for m in root.modules() if isinstance(m, ShortcutBranch))
-    in_heads = {id(p) for head in heads for p in head.parameters()}
-    return [p for p in root.parameters() if id(p) not in in_heads]
-
-
-def _smallest(parameters: Iterable[nn.Parameter]) -> nn.Parameter | None:
-    trained = [p for p in parameters if p.requires_grad and not hasattr(p, "full_tensor")]
-    return min(trained, key=Tensor.numel, default=None)
 
 
 def watch_for_unused_heads(root: nn.Module, forwards: Forwards) -> None:

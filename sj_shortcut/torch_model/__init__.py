@@ -2,10 +2,12 @@
 
 from sj_shortcut.torch_model.backward import NO_BACKWARD, backward_task, in_backward
 from sj_shortcut.torch_model.checks import did_you_mean, require_module
+from sj_shortcut.torch_model.later import Later
 from sj_shortcut.torch_model.norms import joint_norm, l2_norm, wide_dtype
 from sj_shortcut.torch_model.outputs import first_tensor, map_tensors, tensors_in
 from sj_shortcut.torch_model.preserve import preserved, untouched_rng
 from sj_shortcut.torch_model.ranks import gather_objects, is_distributed, rank, world_size
+from sj_shortcut.torch_model.recomputing import without_recomputing
 from sj_shortcut.torch_model.sharding import is_sharded, lost_its_weights
 from sj_shortcut.torch_model.warnings import ShortcutWarning
 from sj_shortcut.torch_model.wrappers import (
@@ -20,6 +22,7 @@ from sj_shortcut.torch_model.wrappers import (
 __all__ = [
     "NO_BACKWARD",
     "NO_DATA_PARALLEL",
+    "Later",
     "ShortcutWarning",
     "backward_task",
     "bare_model",
@@ -43,5 +46,6 @@ __all__ = [
     "untouched_rng",
     "wide_dtype",
     "without_checkpoints",
+    "without_recomputing",
     "world_size",
 ]

@@ -361,6 +361,30 @@ def test_a_generator_before_the_wrapped_model_keeps_its_graph():
     assert generator.weight.grad.abs().sum() > 0
 
 
+class TwoTasks(Net):
+    """Two outputs of classes, of which heads can be for one alone."""
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        self.tasks = nn.ModuleList(layer.Linear(6, width, step_mode="m") for width in widths)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return tuple(task(x) for task in self.tasks)
+
+
+@pytest.mark.parametrize(("widths", "task"), [((4, 7), 1), ((7, 4), 1), ((1, 4), 0)])
+def test_the_output_of_another_task_is_told_and_the_advice_works(widths, task):
+    x = images()
+    target = Y % widths[task]
+    model = wrap_with_shortcuts(TwoTasks(*widths))
+    with pytest.raises(ValueError, match="the right num_classes= to wrap_with_shortcuts"):
+        loss_of(model)(model(x)[task].mean(0), target)
+    model = wrap_with_shortcuts(TwoTasks(*widths), num_classes=widths[task])
+    output = model(x)[task].mean(0)
+    torch.testing.assert_close(loss_of(model)(output, target), by_hand(model, output, target))
+
+
 # Heads that do not train
 
 
@@ -425,6 +449,39 @@ class WritesThroughData(torch.optim.Optimizer):
                     parameter.data.add_(parameter.grad, alpha=-group["lr"])
 
 
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_a_learning_rate_of_0_for_the_heads_is_told(optimizer):
+    model = wrapped()
+    groups = [{"params": bodies(model)}, {"params": list(shortcut_parameters(model)), "lr": 0.0}]
+    with pytest.warns(ShortcutWarning, match="is their learning rate 0"):
+        train(model, loss_of(model), getattr(torch.optim, optimizer)(groups, lr=0.1))
+
+
+@pytest.mark.parametrize("lr", [1e-8, 1e-3])
+def test_a_small_learning_rate_for_the_heads_is_not_told(lr):
+    model = wrapped()
+    groups = [{"params": bodies(model)}, {"params": list(shortcut_parameters(model)), "lr": lr}]
+    train(model, loss_of(model), torch.optim.Adam(groups, lr=0.1), steps=40)
+
+
+def test_heads_with_an_optimizer_of_their_own_that_steps_rarely_are_not_told():
+    model = wrapped()
+    criterion, own = loss_of(model), torch.optim.SGD(bodies(model), 0.1)
+    of_heads = torch.optim.SGD(shortcut_parameters(model), 0.1)
+    for _ in range(10):
+        train(model, criterion, own, steps=10)
+        of_heads.step()
+        of_heads.zero_grad()
+
+
+def test_heads_in_an_optimizer_that_never_steps_are_told():
+    model = wrapped()
+    of_heads = torch.optim.SGD(shortcut_parameters(model), 0.1)
+    with pytest.warns(ShortcutWarning, match="optimizer does not hold the shortcut heads"):
+        train(model, loss_of(model), torch.optim.SGD(bodies(model), 0.1), steps=600)
+    of_heads.zero_grad()
+
+
 def test_steps_that_move_nothing_are_no_slip():
     """Warm-up from a learning rate of 0, skipped steps, gradients that accumulate."""
     model = wrapped()
@@ -444,6 +501,16 @@ def test_frozen_heads_are_told():
         parameter.requires_grad_(False)
     with pytest.warns(ShortcutWarning, match="frozen"):
         loss_of(model)(model(images()).mean(0), Y)
+
+
+def test_heads_frozen_while_they_train_are_told():
+    model = wrapped()
+    criterion, optimizer = loss_of(model), sgd(model)
+    train(model, criterion, optimizer, steps=1)
+    for parameter in shortcut_parameters(model):
+        parameter.requires_grad_(False)
+    with pytest.warns(ShortcutWarning, match="frozen"):
+        train(model, criterion, optimizer)
 
 
 @pytest.mark.parametrize("step_mode", ["m", "s"])
@@ -480,6 +547,35 @@ def test_fine_tuning_in_eval_mode_is_told():
         train(model, loss_of(model), sgd(model), steps=1)
 
 
+@pytest.mark.skipif(not SJ2, reason="neurons of 0.0.0.0.14 have no gradient in eval mode")
+@pytest.mark.parametrize("updates", [False, True])
+def test_a_loss_in_eval_mode_after_training_is_told_if_it_trains(updates):
+    """Fisher information is measured by the gradients of such losses, one after the other."""
+    model = wrapped()
+    criterion, optimizer = loss_of(model), sgd(model)
+    train(model, criterion, optimizer)
+    model.eval()
+    fisher = [torch.zeros_like(p) for p in bodies(model)]
+
+    def some_batches():
+        for _ in range(3):
+            model.zero_grad()
+            criterion(model(images()).mean(0), Y).backward()
+            functional.reset_net(model)
+            for mean, p in zip(fisher, bodies(model), strict=True):
+                mean += p.grad.square()
+            if updates:
+                optimizer.step()
+
+    if updates:
+        with pytest.warns(ShortcutWarning, match="taken in eval mode was differentiated"):
+            some_batches()
+    else:
+        some_batches()
+        assert all(mean.any() for mean in fisher[:1])
+        train(model.train(), criterion, optimizer)
+
+
 def test_validation_in_eval_mode_without_no_grad():
     model = wrapped()
     criterion = loss_of(model)
@@ -504,6 +600,31 @@ def test_heads_are_read_without_gradients_before_any_training(mode):
             functional.reset_net(model)
     model.train()
     loss_of(model)(model(x).mean(0), Y).backward()
+
+
+class Scaled(Net):
+    """Its gradients want what its training loop computes after the forward, as some scripts do."""
+
+    scale: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer1(x)
+        if y.requires_grad:
+            y.register_hook(lambda grad: torch.mul(grad, self.scale))
+        return self.fc(self.layer3(self.layer2(y)))
+
+
+def test_where_no_look_can_be_had_the_layout_that_the_error_asks_for_works():
+    model = wrap_with_shortcuts(Scaled())
+    with pytest.raises(ValueError, match="pass layout=|with layout="):
+        model(images())
+    model = wrap_with_shortcuts(Scaled(), layout="TNC...")
+    output = model(images())
+    model.scale = torch.ones(())
+    expected = by_hand(model, output.mean(0), Y)
+    loss = loss_of(model)(output.mean(0), Y)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
 
 
 # Criteria
@@ -598,6 +719,57 @@ def test_classes_for_a_criterion_of_numbers_are_told_though_they_would_broadcast
         loss_of(model, criterion)(output, torch.arange(CLASSES).float())
 
 
+class Autoencoder(Net):
+    """Gives back what it takes, in as many features."""
+
+    def __init__(self, step_mode: str = "m") -> None:
+        super().__init__(step_mode)
+        self.fc = layer.Linear(6, 8, step_mode=step_mode)
+
+
+@pytest.mark.parametrize("kind", ["itself", "its rate", "flattened", "black and white"])
+@pytest.mark.parametrize("criterion", [nn.MSELoss(), F.l1_loss])
+def test_a_model_that_reconstructs_its_input_is_told(kind, criterion):
+    x = images()
+    if kind != "its rate":
+        x = x[0]
+    is_image = kind in ("flattened", "black and white")
+    shown = x.reshape(N, 2, 4).clone() if is_image else x
+    model = (
+        nn.Sequential(nn.Flatten(-2), Autoencoder("s"))
+        if is_image
+        else (Autoencoder("m" if kind == "its rate" else "s"))
+    )
+    wrap_with_shortcuts(model)
+    output = model(shown)
+    target = {"itself": x, "its rate": x.mean(0), "flattened": shown.flatten(1)}.get(
+        kind, (x > 2).float()
+    )
+    with pytest.warns(ShortcutWarning, match="reconstructs its input"):
+        loss_of(model, criterion)(output if output.ndim == 2 else output.mean(0), target)
+
+
+@pytest.mark.parametrize("kind", ["classes", "one-hot", "several-hot", "smoothed", "-1 and 1"])
+def test_a_classifier_with_as_many_classes_as_features_is_not_told(kind):
+    model = wrap_with_shortcuts(Autoencoder())
+    output = model(images()).mean(0)
+    hot = F.one_hot(Y, 8).float()
+    target, criterion = {
+        "classes": (Y, CE),
+        "one-hot": (hot, nn.MSELoss()),
+        "several-hot": ((hot + hot.flip(1)).clamp(max=1), nn.BCEWithLogitsLoss()),
+        "smoothed": (0.9 * hot + 0.1 / 8, CE),
+        "-1 and 1": (2 * hot - 1, nn.MSELoss()),
+    }[kind]
+    loss_of(model, criterion)(output, target)
+
+
+def test_a_model_that_reconstructs_its_input_is_not_told_where_its_width_was_given():
+    x = images()[0]
+    model = wrap_with_shortcuts(Autoencoder("s"), num_classes=8)
+    loss_of(model, nn.MSELoss())(model(x), x)
+
+
 # Schedules
 
 
@@ -614,6 +786,20 @@ def test_a_schedule_stepped_once_a_batch_is_told(schedule, accumulate):
             optimizer.step()
             optimizer.zero_grad()
             criterion.schedule.step()
+
+
+@pytest.mark.parametrize("step_mode", ["m", "s"])
+@pytest.mark.parametrize("schedule", [lambda: EvolutionarySchedule(40), HandoverSchedule])
+def test_epochs_of_all_data_at_once_are_not_told(schedule, step_mode):
+    model, x = wrapped(step_mode), images()
+    criterion, optimizer = ShortcutLoss(model, CE, schedule()), sgd(model)
+    for _ in range(12):
+        output = model(x).mean(0) if step_mode == "m" else sum(map(model, x)) / T
+        optimizer.zero_grad()
+        criterion(output, Y).backward()
+        optimizer.step()
+        functional.reset_net(model)
+        criterion.schedule.step()
 
 
 def test_a_schedule_stepped_beyond_its_end_is_told():
@@ -645,6 +831,39 @@ def epochs_without_a_step(schedule: ShortcutSchedule) -> None:
 def test_a_schedule_never_stepped_is_told(schedule):
     with pytest.warns(ShortcutWarning, match="never stepped"):
         epochs_without_a_step(schedule())
+
+
+@pytest.mark.parametrize("validates", [False, True])
+def test_a_schedule_not_stepped_any_more_is_told(validates):
+    model = wrapped()
+    criterion, optimizer = ShortcutLoss(model, CE, EvolutionarySchedule(30, hold=0.0)), sgd(model)
+    with pytest.warns(ShortcutWarning, match="not stepped any more .* as at epoch 1:"):
+        for epoch in range(7):
+            train(model, criterion, optimizer, steps=3)
+            if validates:
+                validate(model, criterion)
+            if epoch == 0:
+                criterion.schedule.step()
+
+
+def test_epochs_that_grow_longer_are_not_told():
+    model = wrapped()
+    criterion, optimizer = ShortcutLoss(model, CE, EvolutionarySchedule(30, hold=0.0)), sgd(model)
+    for steps in (2, 4, 8, 16, 3):
+        train(model, criterion, optimizer, steps=steps)
+        criterion.schedule.step()
+
+
+@pytest.mark.parametrize("often", [3, 5])
+def test_several_evaluations_an_epoch_are_not_told(often):
+    model = wrapped()
+    criterion, optimizer = ShortcutLoss(model, CE, EvolutionarySchedule(30, hold=0.0)), sgd(model)
+    for epoch in range(4):
+        for _ in range(often if epoch else 3):
+            train(model, criterion, optimizer, steps=2)
+            validate(model, criterion)
+        train(model, criterion, optimizer, steps=2)
+        criterion.schedule.step()
 
 
 class Half(ShortcutSchedule):

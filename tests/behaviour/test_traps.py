@@ -316,6 +316,36 @@ def test_checkpointed_blocks_train_as_others_do(early_stop, per_step):
         assert steps == [(T, N, CLASSES) if per_step else (N, CLASSES)] * 2
 
 
+class Counted(nn.Sequential):
+    runs = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        Counted.runs += 1
+        return super().forward(x)
+
+
+def looks_at(net: type[nn.Module], reentrant: bool = False) -> int:
+    """How often the first stage of a network ran until its first batch was looked at."""
+    model = net()
+    model.layer1 = Counted(*model.layer1)
+    model.reentrant, Counted.runs = reentrant, 0
+    wrap_with_shortcuts(model)
+    model(images())
+    return Counted.runs
+
+
+class StatefulCheckpointed(Net):
+    """As it is with neurons that remember, whose checkpoints cannot run again as they did."""
+
+    forward = Checkpointed.forward
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_look_does_not_run_checkpointed_blocks_again_for_every_gradient(reentrant):
+    assert looks_at(Checkpointed, reentrant) == looks_at(StatelessNet)
+    assert looks_at(StatefulCheckpointed, reentrant) == looks_at(Net)
+
+
 def test_a_checkpoint_that_cuts_the_head_off_is_an_error():
     model = wrap_with_shortcuts(Checkpointed())
     model.reentrant = True

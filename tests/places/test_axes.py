@@ -133,22 +133,25 @@ def test_a_size_alone_does_not_make_positions_channels():
 class Folded(nn.Module):
     """Folds time into the batch before its last block."""
 
-    def __init__(self) -> None:
+    def __init__(self, time_first: bool = True) -> None:
         super().__init__()
+        self.time_first = time_first
         self.net, self.last = nn.Sequential(layer.Linear(8, 6), lif()), nn.Linear(6, 4)
         self.fold = nn.Identity()
         functional.set_step_mode(self.net, "m")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.fold(self.net(x).flatten(0, 1)))
+        x = self.net(x) if self.time_first else self.net(x).transpose(0, 1)
+        return self.last(self.fold(x.flatten(0, 1)))
 
 
-@given(sizes, sizes)
-def test_time_folded_into_the_rows_is_seen(t, n):
+@given(sizes, sizes, st.booleans())
+def test_time_folded_into_the_rows_is_seen(t, n, time_first):
     torch.manual_seed(0)
-    axes, layouts, _ = look(Folded(), 4 * torch.rand(t, n, 8), ["net.1", "fold"])
-    assert axes.samples == n and axes.folded == (t, True)
-    assert str(layouts["net.1"]) == "TNC" and str(layouts["fold"]) == f"({t}N)C"
+    axes, layouts, _ = look(Folded(time_first), 4 * torch.rand(t, n, 8), ["net.1", "fold"])
+    assert axes.samples == n and axes.folded == (t, time_first)
+    assert str(layouts["net.1"]) == "TNC"
+    assert str(layouts["fold"]) == (f"({t}N)C" if time_first else f"(N{t})C")
 
 
 def test_a_dense_output_has_positions():

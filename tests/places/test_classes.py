@@ -23,6 +23,9 @@ def test_axes_of_size_1_at_the_end_do_not_count():
         ([(5, 8, 32, 32), (5, 10)], None, 1),  # features beside logits
         ([(5, 64), (5, 10)], 10, 1),
         ([(5, 64), (5, 20)], 10, 0),
+        ([(3, 5, 1), (3, 5, 4)], None, 1),  # a critic's value at every time step
+        ([(5, 1), (5, 1, 1, 1), (5, 4, 1, 1)], None, 2),
+        ([(5, 10, 1)], None, 0),
         ([(5, 8, 32, 32)], None, 0),  # for the refusal to name
         ([], None, None),
     ],

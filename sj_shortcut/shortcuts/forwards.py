@@ -26,6 +26,7 @@ class Record:
         forwards: Of which model.
         logits: For each head that ran, its logits call by call: ``[N, K]``, per step ``[T, N, K]``.
         steps: Time steps in each of these calls.
+        waiting: Heads that are computed when the forward ends, each with its averages.
         tapped: The features and their versions, until the forward ends.
         blocked: Points reached without gradients while the model had them.
         asleep: Points in eval mode while the model trained.
@@ -42,6 +43,7 @@ class Record:
         self.graded = graded
         self.logits: dict[str, list[Tensor]] = {}
         self.steps: dict[str, list[int]] = {}
+        self.waiting: dict[str, Any] = {}
         self.tapped: list[tuple[str, Tensor, int]] = []
         self.blocked: list[str] = []
         self.asleep: list[str] = []
@@ -90,6 +92,7 @@ class Forwards:
         records: Those since the last reset, all but the last of single time steps.
         compiled: Logits of forwards in compiled code, where records cannot hang on outputs.
         asleep: Whether hooks do nothing, as during a look.
+        together: Whether default heads may be computed when a forward ends; see ``together.py``.
         resets: Whether ``reset_net`` tells where a sequence ends: whether the model has neurons
             of SpikingJelly's.
         used: Whether anything has ever used the logits.
@@ -118,6 +121,7 @@ class Forwards:
     records: list[Record] = field(default_factory=list)
     compiled: Record | None = None
     asleep: bool = False
+    together: bool = True
     resets: bool = True
     used: bool = False
     count: int = 0

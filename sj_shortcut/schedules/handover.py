@@ -20,6 +20,9 @@ __all__ = ["HandoverSchedule"]
 
 _Number = TypeVar("_Number", int, float)
 
+# Batches whose losses wait before they are summed on the device.
+_MANY = 64
+
 
 class HandoverSchedule(ShortcutSchedule):
     r"""λ of each head follows its loss: it stays while the head knows more than the output.
@@ -35,9 +38,9 @@ class HandoverSchedule(ShortcutSchedule):
     paper's; ``analysis/ablation/results`` compares it with others.
 
     ``step()`` decides at the end of each whole epoch, also if it is called within epochs. In
-    between, each batch costs a few operations on as many numbers as there are heads, on the device
-    of the loss, and no waiting for it. A batch with a loss that is not finite is left out of all
-    means, and the decision warns of it.
+    between, batches cost a few operations every now and then, on as many numbers as there are
+    heads, on the device of the loss, and no waiting for it. A batch with a loss that is not finite
+    is left out of all means, and the decision warns of it.
 
     In distributed training the means are those over all ranks, so all have the same λ: call
     ``step()`` on all of them. Epochs that a checkpoint interrupts go on where they were; on
@@ -66,10 +69,13 @@ class HandoverSchedule(ShortcutSchedule):
 
     needs_losses: ClassVar[bool] = True
 
-    # Not in the state: the sums of batches not added to `sums` yet, so as not to wait for them.
-    # Behind the losses come the numbers of batches that count and of all.
-    _unsaved: ClassVar[tuple[str, ...]] = (*ShortcutSchedule._unsaved, "_waiting")
-    _waiting: tuple[tuple[str, ...], Tensor] | None = None
+    # Not in the state: batches that are not in `sums` yet. The losses of the last ones wait as they
+    # are, so that a batch costs nothing on the device; of many, sums are taken, still without
+    # waiting for the device. Behind the sums are the numbers of batches that count and of all.
+    _unsaved: ClassVar[tuple[str, ...]] = (*ShortcutSchedule._unsaved, "_names", "_last", "_summed")
+    _names: tuple[str, ...] = ()
+    _last: tuple[tuple[Tensor, ...], ...] = ()
+    _summed: Tensor | None = None
 
     def __init__(self, start: float = 1.0, *, sync: bool = True) -> None:
         self.start = start
@@ -113,19 +119,13 @@ class HandoverSchedule(ShortcutSchedule):
             losses: Detached losses: ``"main"``, and each head's by name.
         """
         names = tuple(name for name in losses if name != "total")
-        # Double precision adds up single-precision losses without rounding, so that a checkpoint
-        # in the middle of an epoch, which splits the sum, changes nothing.
-        means = torch.stack([losses[name].detach().mean() for name in names])
-        means = means.to(wide_dtype(means))
-        # All on the device: asking whether they are finite would wait for the forward pass.
-        one = torch.ones_like(means[:1])
-        counted = torch.cat([means, one])
-        row = torch.cat([counted.masked_fill(~counted.isfinite().all(), 0.0), one])
-        if self._waiting is not None and self._waiting[0] == names:
-            self._waiting = (names, self._waiting[1] + row)
-        else:
+        if names != self._names:
             self._add_up()
-            self._waiting = (names, row)
+            self._names = names
+        self._last = (*self._last, tuple(losses[name].detach() for name in names))
+        # A compiler would see a longer and longer list, and compile for each.
+        if len(self._last) >= _MANY or torch.compiler.is_compiling():
+            self._sum_up()
 
     def step(self, epoch: float | None = None) -> None:
         """Move on to the next whole epoch, or to the one given; decide where one is complete.
@@ -175,13 +175,30 @@ class HandoverSchedule(ShortcutSchedule):
         if left_out and not (self.sync and rank()):
             self._warn_of_batches_left_out(left_out, batches)
 
-    def _add_up(self) -> None:
-        if self._waiting is None:
+    def _sum_up(self) -> None:
+        """Sums of the last batches, on the device."""
+        if not self._last:
             return
-        names, row = self._waiting
-        self._waiting = None
-        *totals, counted, batches = row.tolist()
-        for name, total in zip(names, totals, strict=True):
+        means = [[loss if loss.ndim == 0 else loss.mean() for loss in row] for row in self._last]
+        rows = torch.stack([torch.stack(row) for row in means])
+        # Double precision adds up single-precision losses without rounding, so that a checkpoint
+        # in the middle of an epoch, which splits the sum, changes nothing.
+        rows = rows.to(wide_dtype(rows))
+        one = torch.ones_like(rows[:, :1])
+        # All on the device: asking whether they are finite would wait for the forward pass.
+        finite = rows.isfinite().all(1, keepdim=True)
+        counted = torch.cat([rows, one], 1).masked_fill(~finite, 0.0)
+        summed = torch.cat([counted, one], 1).sum(0)
+        self._summed = summed if self._summed is None else self._summed + summed
+        self._last = ()
+
+    def _add_up(self) -> None:
+        self._sum_up()
+        if self._summed is None:
+            return
+        *totals, counted, batches = self._summed.tolist()
+        self._summed = None
+        for name, total in zip(self._names, totals, strict=True):
             self.sums[name] = self.sums.get(name, 0.0) + total
             self.counts[name] = self.counts.get(name, 0) + int(counted)
         self.batches += int(batches)

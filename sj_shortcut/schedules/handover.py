@@ -69,13 +69,13 @@ class HandoverSchedule(ShortcutSchedule):
 
     needs_losses: ClassVar[bool] = True
 
-    # Not in the state: batches that are not in `sums` yet. The losses of the last ones wait as they
-    # are, so that a batch costs nothing on the device; of many, sums are taken, still without
-    # waiting for the device. Behind the sums are the numbers of batches that count and of all.
-    _unsaved: ClassVar[tuple[str, ...]] = (*ShortcutSchedule._unsaved, "_names", "_last", "_summed")
-    _names: tuple[str, ...] = ()
-    _last: tuple[tuple[Tensor, ...], ...] = ()
-    _summed: Tensor | None = None
+    # Not in the state: batches that are not in `sums` yet, by their heads, which may vary from batch
+    # to batch, as under layer drop. The losses of the last ones are kept as they are, so that a
+    # batch costs nothing on the device; of many, sums are taken, still without waiting for it.
+    # Behind the sums are the numbers of batches that count and of all.
+    _unsaved: ClassVar[tuple[str, ...]] = (*ShortcutSchedule._unsaved, "_last", "_waiting")
+    _last: dict[tuple[str, ...], tuple[tuple[Tensor, ...], ...]] | None = None
+    _waiting: dict[tuple[str, ...], Tensor] | None = None
 
     def __init__(self, start: float = 1.0, *, sync: bool = True) -> None:
         self.start = start
@@ -119,12 +119,11 @@ class HandoverSchedule(ShortcutSchedule):
             losses: Detached losses: ``"main"``, and each head's by name.
         """
         names = tuple(name for name in losses if name != "total")
-        if names != self._names:
-            self._add_up()
-            self._names = names
-        self._last = (*self._last, tuple(losses[name].detach() for name in names))
+        last = self._last or {}
+        rows = (*last.get(names, ()), tuple(losses[name].detach() for name in names))
+        self._last = {**last, names: rows}
         # A compiler would see a longer and longer list, and compile for each.
-        if len(self._last) >= _MANY or torch.compiler.is_compiling():
+        if len(rows) >= _MANY or torch.compiler.is_compiling():
             self._sum_up()
 
     def step(self, epoch: float | None = None) -> None:
@@ -177,32 +176,22 @@ class HandoverSchedule(ShortcutSchedule):
 
     def _sum_up(self) -> None:
         """Sums of the last batches, on the device."""
-        if not self._last:
-            return
-        means = [[loss if loss.ndim == 0 else loss.mean() for loss in row] for row in self._last]
-        rows = torch.stack([torch.stack(row) for row in means])
-        # Double precision adds up single-precision losses without rounding, so that a checkpoint
-        # in the middle of an epoch, which splits the sum, changes nothing.
-        rows = rows.to(wide_dtype(rows))
-        one = torch.ones_like(rows[:, :1])
-        # All on the device: asking whether they are finite would wait for the forward pass.
-        finite = rows.isfinite().all(1, keepdim=True)
-        counted = torch.cat([rows, one], 1).masked_fill(~finite, 0.0)
-        summed = torch.cat([counted, one], 1).sum(0)
-        self._summed = summed if self._summed is None else self._summed + summed
-        self._last = ()
+        last, self._last = self._last or {}, None
+        for names, rows in last.items():
+            waiting = self._waiting or {}
+            known, more = waiting.get(names), _sum_of_finite(rows)
+            self._waiting = {**waiting, names: more if known is None else known + more}
 
     def _add_up(self) -> None:
         self._sum_up()
-        if self._summed is None:
-            return
-        *totals, counted, batches = self._summed.tolist()
-        self._summed = None
-        for name, total in zip(self._names, totals, strict=True):
-            self.sums[name] = self.sums.get(name, 0.0) + total
-            self.counts[name] = self.counts.get(name, 0) + int(counted)
-        self.batches += int(batches)
-        self.left_out += int(batches) - int(counted)
+        waiting, self._waiting = self._waiting or {}, None
+        for names, row in waiting.items():
+            *totals, counted, batches = row.tolist()
+            for name, total in zip(names, totals, strict=True):
+                self.sums[name] = self.sums.get(name, 0.0) + total
+                self.counts[name] = self.counts.get(name, 0) + int(counted)
+            self.batches += int(batches)
+            self.left_out += int(batches) - int(counted)
 
     def _over_all_ranks(self) -> tuple[dict[str, float], dict[str, int], int, int]:
         own = (self.sums, self.counts, self.batches, self.left_out)
@@ -234,6 +223,20 @@ class HandoverSchedule(ShortcutSchedule):
         self.start = float(not_negative_number("start", self.start))
         if not isinstance(self.sync, bool):
             raise TypeError(f"sync must be True or False, not {self.sync!r}.")
+
+
+def _sum_of_finite(rows: Iterable[Iterable[Tensor]]) -> Tensor:
+    """Sums over batches without a loss that is not finite, their number, and that of all."""
+    means = [[loss if loss.ndim == 0 else loss.mean() for loss in row] for row in rows]
+    stack = torch.stack([torch.stack(row) for row in means])
+    # Double precision adds up single-precision losses without rounding, so that a checkpoint in the
+    # middle of an epoch, which splits the sum, changes nothing.
+    stack = stack.to(wide_dtype(stack))
+    one = torch.ones_like(stack[:, :1])
+    # All on the device: asking whether they are finite would wait for the forward pass.
+    finite = stack.isfinite().all(1, keepdim=True)
+    counted = torch.cat([stack, one], 1).masked_fill(~finite, 0.0)
+    return torch.cat([counted, one], 1).sum(0)
 
 
 def _added(tables: Iterable[dict[str, _Number]]) -> dict[str, _Number]:

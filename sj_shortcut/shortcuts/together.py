@@ -64,15 +64,25 @@ def may_wait(run: nn.Module, branch: ShortcutBranch, forwards: Forwards) -> bool
         branch: The branch.
         forwards: What is known of the model's forwards.
     """
-    if not forwards.together or run is not branch or not is_plain(branch, ShortcutBranch):
-        return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+    if not forwards.together or run is not branch or _is_transformed():
         return False
     head = branch.head
-    if not is_plain(head, ShortcutHead) or not is_plain(head.linear, nn.Linear):
-        return False
-    # Given by functional_call they are tensors; of any other class, as sharded ones, no one knows.
-    return all(type(p) in (nn.Parameter, Tensor) for p in (head.linear.weight, head.linear.bias))
+    return (
+        is_plain(branch, ShortcutBranch)
+        and is_plain(head, ShortcutHead)
+        and is_plain(head.linear, nn.Linear)
+        # Given by functional_call they are tensors; of other classes, as if sharded, no one knows.
+        and all(type(p) in (nn.Parameter, Tensor) for p in (head.linear.weight, head.linear.bias))
+    )
+
+
+def _is_transformed() -> bool:
+    """Whether the code that runs is seen by a compiler, a tracer or transforms of torch.func."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        or torch._C._are_functorch_transforms_active()
+    )
 
 
 def wait(
@@ -95,6 +105,7 @@ def wait(
     """
     waiting = record.waiting.get(name)
     if waiting is None:
+        assert isinstance(branch.head, ShortcutHead)
         linear = branch.head.linear
         device = features.device.type
         autocast = torch.is_autocast_enabled(device)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeGuard, TypeVar
+
 from torch import nn
 
 __all__ = ["is_plain"]
 
+_Module = TypeVar("_Module", bound=nn.Module)
 
-def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+
+def is_plain(module: Any, kind: type[_Module]) -> TypeGuard[_Module]:
     """Whether a module is of exactly this class, without hooks, and runs the class's ``forward``.
 
     Pruned and sharded weights come with hooks; parametrized and adapted layers have a class of

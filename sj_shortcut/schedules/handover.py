@@ -69,8 +69,8 @@ class HandoverSchedule(ShortcutSchedule):
 
     needs_losses: ClassVar[bool] = True
 
-    # Not in the state: batches that are not in `sums` yet, by their heads, which may vary from batch
-    # to batch, as under layer drop. The losses of the last ones are kept as they are, so that a
+    # Not in the state: batches that are not in `sums` yet, by their heads, which may vary from one
+    # to the next, as under layer drop. The losses of the last ones are kept as they are, so that a
     # batch costs nothing on the device; of many, sums are taken, still without waiting for it.
     # Behind the sums are the numbers of batches that count and of all.
     _unsaved: ClassVar[tuple[str, ...]] = (*ShortcutSchedule._unsaved, "_last", "_waiting")

@@ -52,8 +52,8 @@ def averages_and_features(
         return averages(x, grid, with_time, per_step), x
     if not axes or not x.requires_grad:
         return averages(x, grid, with_time, per_step), x
-    found, features = _HandOn.apply(x, split, axes, (grid, with_time, per_step))
-    return found, features
+    both: tuple[Tensor, Tensor] = _HandOn.apply(x, split, axes, (grid, with_time, per_step))
+    return both
 
 
 def averages(x: Tensor, grid: int, with_time: bool, per_step: bool) -> Tensor:
@@ -63,7 +63,8 @@ def averages(x: Tensor, grid: int, with_time: bool, per_step: bool) -> Tensor:
     if grid == 1:
         return average(x, range(first, x.ndim), time)
     if with_time and per_step:  # each step is a batch of its own
-        return cells(x.flatten(0, 1), 2, grid, ()).unflatten(0, x.shape[:2])
+        each: Tensor = cells(x.flatten(0, 1), 2, grid, ()).unflatten(0, x.shape[:2])
+        return each
     return cells(x, first, grid, time)
 
 

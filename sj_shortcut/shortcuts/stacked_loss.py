@@ -91,9 +91,11 @@ def _reduced(criterion: nn.Module, each: Tensor, logits: Tensor, target: Tensor)
         return each.mean(1)
     # Samples of an ignored class do not count, and those of weighted classes count for more or
     # less. PyTorch's kernel of the mean gives what it divides by along with it.
-    weight: Tensor | None = criterion.weight
+    assert isinstance(criterion, _OF_CLASSES)
+    weight = criterion.weight
     some = logits.detach().reshape(steps, *logits.shape[-2:])[0]
     some = some.to(each.dtype if weight is None else weight.dtype)
     _, count = torch.ops.aten.nll_loss_forward(some, target, weight, _MEAN, criterion.ignore_index)
     # Divided before they are added up: the gradient is written at its full size just once.
-    return (each / (count if steps == 1 else steps * count)).sum(1)
+    means: Tensor = (each / (count if steps == 1 else steps * count)).sum(1)
+    return means

@@ -80,7 +80,7 @@ def _is_transformed() -> bool:
     """Whether the code that runs is seen by a compiler, a tracer or transforms of torch.func."""
     return (
         torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         or torch._C._are_functorch_transforms_active()
     )
 

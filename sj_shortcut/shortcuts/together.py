@@ -111,6 +111,7 @@ def wait(
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else None
         waiting = record.waiting[name] = _Waiting(linear.weight, linear.bias, dtype)
+        record.logits[name] = []  # its place in the order of execution
     elif waiting.features[0].shape[-2] != features.shape[-2]:
         raise RuntimeError(
             f"the batch size at '{name}' changed between the calls of one forward pass "

@@ -29,6 +29,7 @@ class Record:
         forwards: Of which model.
         logits: For each head that ran, its logits call by call: ``[N, K]``, per step ``[T, N, K]``.
         steps: Time steps in each of these calls.
+        waiting: Heads that are computed when the forward ends, each with its averages.
         tapped: The features and their versions, until the forward ends.
         blocked: Points reached without gradients while the model had them.
         asleep: Points in eval mode while the model trained.
@@ -47,6 +48,7 @@ class Record:
         self.graded = graded
         self.logits: dict[str, list[Tensor]] = {}
         self.steps: dict[str, list[int]] = {}
+        self.waiting: dict[str, Any] = {}
         self.tapped: list[tuple[str, Tensor, int]] = []
         self.blocked: list[str] = []
         self.asleep: list[str] = []
@@ -99,6 +101,7 @@ class Forwards:
         compiled: The newest record of compiled code, where none can hang on outputs; each leads to
             the one before it, as code that looked at how many there are would be compiled anew.
         finished: Those before the last few resets, as a loss may be taken after a reset.
+        together: Whether default heads may be computed when a forward ends; see ``together.py``.
         resets: Whether ``reset_net`` tells where a sequence ends: whether the model has neurons
             of SpikingJelly's.
         used: Whether anything has ever used the logits.
@@ -129,6 +132,7 @@ class Forwards:
     records: list[Record] = field(default_factory=list)
     compiled: Record | None = None
     finished: list[Record] = field(default_factory=list)
+    together: bool = True
     resets: bool = True
     used: bool = False
     count: int = 0

@@ -18,11 +18,15 @@ from torch import Tensor, nn
 from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.first_batch import look_if_needed
 from sj_shortcut.shortcuts.forwards import Forwards, Record, join
+from sj_shortcut.shortcuts.hand_on import averages, averages_and_features
 from sj_shortcut.shortcuts.oversight import tell, watch_for_unused_heads
+from sj_shortcut.shortcuts.together import compute_waiting, may_wait, wait
 from sj_shortcut.torch_model import (
     NO_DATA_PARALLEL,
     first_tensor,
     in_backward,
+    is_distributed,
+    is_sharded,
     lost_its_weights,
     map_tensors,
     require_module,
@@ -61,6 +65,7 @@ def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards
         forwards.records = records  # which a look in the middle of a sequence resets
     if forwards.records and not forwards.records[-1].single:
         forwards.records = []  # and with it its graph, before the next one is built
+    forwards.together = not is_distributed() or not any(map(is_sharded, model.modules()))
     forwards.count += 1
     forwards.attacked = (
         graded
@@ -75,22 +80,22 @@ def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards
 
 def after_point(
     module: nn.Module, args: Any, output: Any, *, name: str, forwards: Forwards
-) -> None:
-    """After a tapped module ran: give its output to the head."""
+) -> Tensor | None:
+    """After a tapped module ran: give its output to the head, or average it for the head."""
     if isinstance(output, torch.fx.Proxy):
-        return
+        return None
     if getattr(module, "_is_replica", False):
         raise RuntimeError(NO_DATA_PARALLEL)
     again = in_backward()
     record = forwards.current
     if record is None and not again:
-        return  # the module was called by itself, not by the model
+        return None  # the module was called by itself, not by the model
     graded = torch.is_grad_enabled()
     trained = forwards.trained
     if not (forwards.always_on or (trained and module.training and graded)):
         if record is not None and record.graded and trained:
             (record.asleep if not module.training else record.blocked).append(name)
-        return
+        return None
     feature = first_tensor(output)
     if feature is None:
         raise TypeError(
@@ -103,18 +108,32 @@ def after_point(
     layout = forwards.layouts.get(name)
     if layout is None and forwards.failed_look and record is not None:
         record.unseen.append((name, tuple(feature.shape)))  # the model may say what is wrong
-        return
+        return None
     if layout is None or layout.ndim != feature.ndim:
         _unknown_axes(name, tuple(feature.shape), "" if layout is None else f"seen as {layout}")
     x = layout.arrange(feature)
-    logits = run(x, with_time=layout.has_time, per_step=forwards.per_step)
-    if again or record is None:
-        return  # a checkpoint runs its part again: the same operations, but nothing to keep
-    record.add(name, logits, x.shape[0] if layout.has_time else 1, layout.has_time)
-    if not torch.compiler.is_compiling():
+    steps = x.shape[0] if layout.has_time else 1
+    handed: Tensor | None = None
+    if may_wait(run, branch, forwards):
+        branch.check_features(x, layout.has_time)
+        grid: int = branch.head.grid  # type: ignore[assignment]
+        how = (x, grid, layout.has_time, forwards.per_step)
+        if x is output and is_ours(next(reversed(module._forward_hooks.values())), after_point):
+            features, handed = averages_and_features(*how)
+        else:  # hooks that come after this one, to see gradients for one, see the head's as well
+            features = averages(*how)
+        if record is not None and not again:
+            wait(record, name, branch, features, steps, layout.has_time)
+    else:
+        logits = run(x, with_time=layout.has_time, per_step=forwards.per_step)
+        if record is not None and not again:
+            record.add(name, logits, steps, layout.has_time)
+    # A checkpoint runs its part again: the same operations, but nothing to keep.
+    if record is not None and not again and not torch.compiler.is_compiling():
         if not feature.is_inference():  # which counts no versions
             record.tapped.append((name, feature, feature._version))
         _check_backward_hooks(module, name, forwards)
+    return handed
 
 
 def after_model(model: nn.Module, args: Any, output: Any, *, forwards: Forwards) -> Any:
@@ -126,6 +145,7 @@ def after_model(model: nn.Module, args: Any, output: Any, *, forwards: Forwards)
     for name, shape in record.unseen[:1]:
         _unknown_axes(name, shape, f"a look at this batch ended in {forwards.failed_look}")
     _check_not_overwritten(record)
+    compute_waiting(record)
     if torch.compiler.is_compiling():
         forwards.keep_compiled(record)
     else:

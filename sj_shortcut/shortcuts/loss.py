@@ -14,7 +14,8 @@ from sj_shortcut.shortcuts.activation import activation_behind
 from sj_shortcut.shortcuts.hooks import forwards_of, has_shortcuts
 from sj_shortcut.shortcuts.oversight import Oversight, tell_of_eval_mode
 from sj_shortcut.shortcuts.pairing import heads_behind
-from sj_shortcut.shortcuts.weights import finite_coefficient, weights_by_name
+from sj_shortcut.shortcuts.stacked_loss import stacked_losses
+from sj_shortcut.shortcuts.weights import Factors, finite_coefficient, weights_by_name
 
 __all__ = ["Criterion", "ShortcutLoss"]
 
@@ -126,6 +127,7 @@ class ShortcutLoss(nn.Module):
         self._oversight = Oversight(forwards)
         self._activation: Callable[[Tensor], Tensor] | None = None
         self._activation_known = False
+        self._factors = Factors()
 
     def forward(self, output: Tensor, target: Any) -> Tensor:
         """The loss of one batch.
@@ -209,6 +211,12 @@ class ShortcutLoss(nn.Module):
     def _sum_of_losses(
         self, output: Tensor, heads: dict[str, Tensor], used: dict[str, float], target: Any
     ) -> Tensor:
+        losses = stacked_losses(self.criterion, [output, *heads.values()], target) if used else None
+        if losses is not None:
+            total = torch.dot(losses, self._factors.like(losses, [1.0, *used.values()]))
+            values = (total.detach(), *losses.detach().unbind())
+            self.parts = dict(zip(("total", "main", *used), values, strict=True))
+            return total
         main = total = self._task_loss(output, target)
         parts = {}
         for name, weight in used.items():

@@ -12,10 +12,10 @@ SPIKINGJELLY ?= spikingjelly==2.0.0
 # The generation of 2023, which most published code uses. Only laid over .venv, not installed.
 OLD_SPIKINGJELLY := spikingjelly==0.0.0.0.14
 
-# The demo needs no GPU. pip prefers 2.14.1+cpu from here to 2.14.1, and takes that where it cannot
-# have the former; machines with a GPU get the CUDA build, for the sake of `make test`.
-CPU_BUILD := $(if $(shell command -v nvidia-smi),,\
-    --extra-index-url https://download.pytorch.org/whl/cpu --timeout 15 --retries 2)
+# The demo needs no GPU. Given the address that PyTorch's install page shows for the CPU build, as
+# in `make demo CPU_BUILDS=https://...`, pip prefers 2.14.1+cpu from there to 2.14.1.
+CPU_BUILDS ?=
+CPU_BUILD := $(if $(CPU_BUILDS),--extra-index-url $(CPU_BUILDS) --timeout 15 --retries 2)
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -72,8 +72,9 @@ $(VENV)/.python-ready:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo 'Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ...' >&2; exit 1; }
 	@echo 'Setting up $(VENV), once: some minutes, up to 3 GB to download and 6 GB on'
-	@echo 'the disk, most of it the CUDA build of PyTorch; the demo takes the CPU build, a fraction of'
-	@echo 'that, where pip can have it.'
+	@echo 'the disk, most of it the CUDA build of PyTorch. The demo takes the CPU build, a fraction of'
+	@echo "that, where it is all that pip has for this machine, or from make demo CPU_BUILDS=... (the"
+	@echo "address that PyTorch's install page shows)."
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 

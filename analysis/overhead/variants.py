@@ -6,8 +6,9 @@ A variant is a context. It prepares the network of a bench, yields what does for
 
 from __future__ import annotations
 
+import gc
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from types import FunctionType
@@ -69,6 +70,8 @@ def wrapped(at: At = "auto", head: type[ShortcutHead] | None = None) -> Variant:
     @contextmanager
     def variant(bench: Bench) -> Iterator[Run]:
         criterion = ShortcutLoss(wrap_with_shortcuts(bench.model, at, head=head), bench.criterion)
+        bench.logits(bench.model)  # the first batch is looked at, once in a training
+        bench.clear()
         yield lambda: criterion(bench.logits(bench.model), bench.y)
         remove_shortcuts(bench.model)
 
@@ -90,7 +93,7 @@ def alone(head: type[ShortcutHead]) -> Variant:
     @contextmanager
     def variant(bench: Bench) -> Iterator[Run]:
         taps = bench.keep(f"alone, {head.__name__}", lambda: tap(bench))
-        yield lambda: torch.stack([branch(x).sum() for branch, x in taps]).sum()
+        yield lambda: torch.stack([branch(x, with_time=True).sum() for branch, x in taps]).sum()
 
     return variant
 
@@ -256,16 +259,22 @@ def wrapping(bench: Bench, at: At, times: int) -> tuple[int, float]:
 
 def peak_mib(bench: Bench, variant: Variant) -> float:
     """Most memory in use at once during the same: the model's, the batch's and the step's own."""
-    tensors = [bench.x, bench.y, *bench.model.parameters(), *bench.model.buffers()]
-    held = sum(tensor.nbytes for tensor in tensors)
-
-    def step() -> None:  # with what the variant adds to the model
-        with variant(bench) as run:
-            _complete(run)
-
-    peak = held + peak_bytes(step, bench.device)
+    held = _bytes_of([bench.x, bench.y, *bench.model.parameters(), *bench.model.buffers()])
+    before = _bytes_alive()
+    with variant(bench) as run:
+        held += _bytes_alive() - before  # what the variant adds to the model
+        peak = held + peak_bytes(lambda: _complete(run), bench.device)
     bench.clear()
     return peak / 2**20
+
+
+def _bytes_alive() -> int:
+    gc.collect()
+    return _bytes_of([found for found in gc.get_objects() if issubclass(type(found), Tensor)])
+
+
+def _bytes_of(tensors: Sequence[Tensor]) -> int:
+    return sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
 
 
 def _complete(run: Run) -> None:

@@ -85,6 +85,7 @@ def read_output(seen: Pass, output: Tensor, times: Mapping[str, TimeAxis]) -> Ou
     shape = without_ones(tuple(output.shape))
     steps = {time.steps for time in times.values() if time.axis is not None}
     steps |= {sight.calls for sight in seen.sights.values() if sight.calls > 1}
+    steps |= {s.shape[0] for s in seen.sights.values() if s.shape and _takes_all_steps(s)}
     if len(shape) not in (2, 3):
         return OutputAxes(None)
     sights = [_both_ends(seen, output, axis) for axis in range(len(shape) - 1)]
@@ -95,13 +96,18 @@ def read_output(seen: Pass, output: Tensor, times: Mapping[str, TimeAxis]) -> Ou
         return _rows(shape[0], *sights[0], times, seen)
     batch = _choose_batch(shape, apart, steps, times)
     if batch is None:
-        return OutputAxes(None, positions=not set(shape[:2]) & steps)
+        return OutputAxes(None, positions=not set(shape[:2]) & (steps | {1}))
     first, last = sights[batch] if apart[batch] else ({}, {})
     other = 1 - batch
     timed = shape[other] == 1 or (
         shape[other] in steps and not (apart[other] and _sees_all_times(sights[other][0], times))
     )
     return OutputAxes(shape[batch], not timed, first, last)
+
+
+def _takes_all_steps(sight: Sight) -> bool:
+    """Whether a container of SpikingJelly's has time on its first axis, whatever is in it."""
+    return isinstance(sight.module, nn.Sequential) and step_mode_of(sight.module) == "m"
 
 
 def _sees_all_times(first: Support, times: Mapping[str, TimeAxis]) -> bool:
@@ -117,10 +123,11 @@ def _choose_batch(
     shape: Sequence[int], apart: Sequence[bool], steps: set[int], times: Mapping[str, TimeAxis]
 ) -> int | None:
     """Which of the two first axes of ``[A, B, K]`` holds the batch."""
-    # A single index cannot be seen to be apart, and time without memory is.
-    apart = [seen or size == 1 for seen, size in zip(apart, shape, strict=False)]
     if apart[0] != apart[1]:
-        return apart.index(True)
+        seen = apart.index(True)
+        # Beside a batch of one sample, which cannot be seen to be apart, time without memory is.
+        if shape[1 - seen] > 1 or shape[seen] not in steps:
+            return seen
     timed = [size in steps for size in shape[:2]]
     if timed[0] != timed[1]:
         return timed.index(False)
@@ -194,7 +201,8 @@ class _Feature:
     def layout(self) -> Layout | None:
         if len(self.shape) < 2:
             return None
-        for batch, folded, time_first in self._batches():
+        # Where rows hold samples and steps, time can look like a batch: not if it is known as time.
+        for batch, folded, time_first in sorted(self._batches(), key=self._is_time):
             time = None if folded else self._time(batch)
             left = [a for a in range(len(self.shape)) if a not in (batch, time)]
             if not left or (not self.time.known and self.sight is self.near):
@@ -202,6 +210,10 @@ class _Feature:
             channel, sure = self._channel(left)
             return Layout(len(self.shape), batch, channel, time, folded, time_first, sure)
         return self._as_usual()
+
+    def _is_time(self, found: tuple[int, int, bool]) -> bool:
+        near = self.near
+        return near is not None and found[0] == self.time.axis and near.shape == self.shape
 
     def _batches(self) -> list[tuple[int, int, bool]]:
         """Axes that can be the batch: axis, time steps folded into it, whether time is slower."""
@@ -229,9 +241,13 @@ class _Feature:
     def _time(self, batch: int) -> int | None:
         """The time axis, by the spiking layer at hand."""
         near = self.near
+        if batch and _takes_all_steps(self.sight):
+            return 0
         if near is None:
             return None
-        if near.calls > self.sight.calls:  # it runs one step after the other inside this module
+        # It runs one step after the other inside this module, or the only one there is.
+        looped = self.time.axis is None and len(self.shape) == len(near.shape or ()) + 1
+        if near.calls > self.sight.calls or (looped and near.calls == self.sight.calls):
             steps = near.calls // self.sight.calls
             fits = [a for a, size in enumerate(self.shape) if size == steps and a != batch]
             return fits[0] if fits else None
@@ -254,14 +270,22 @@ class _Feature:
             width = source.shape[channel_axis(source)]
             alike = [axis for axis in left if self.shape[axis] == width]
             # A layer over pooled features, as in attention, has fewer axes and tells less.
-            if alike == [usual] and len(source.shape) >= len(self.shape) - 1 > 1:
+            whole = len(source.shape) >= len(self.shape) - 1 > 1
+            if whole and alike == [usual]:
                 return usual, True
-            seen, possible = channels_by_gradients(self.sight, source, left)
+            if whole and width == 1:  # what lies before a single channel went through it
+                return guess or (usual, False)
+            told = channels_by_gradients(self.sight, source, left)
+            if told is None:
+                continue
+            seen, possible = told
             if seen is not None:
                 return seen, True
             likely = [axis for axis in alike if axis in possible] or possible
-            if guess is None and possible:
-                guess = usual if usual in likely else likely[0], len(likely) == 1
+            if guess is None and len(likely) == 1:
+                guess = likely[0], len(possible) < len(left)
+            elif guess is None and likely:
+                guess = usual, False
         return guess or (self._as_taken(left), False)
 
     def _as_taken(self, left: Sequence[int]) -> int:

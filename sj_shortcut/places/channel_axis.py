@@ -23,7 +23,7 @@ def channel_axis(source: Sight) -> int:
 
 def channels_by_gradients(
     sight: Sight, source: Sight, left: Sequence[int]
-) -> tuple[int | None, list[int]]:
+) -> tuple[int | None, list[int]] | None:
     """The axis whose slices come from one channel each of a layer with weights before.
 
     Args:
@@ -33,23 +33,25 @@ def channels_by_gradients(
 
     Returns:
         That axis if it is beyond doubt, and the axes that it may be: a slice of any other comes
-        from several channels.
+        from several channels. ``None`` where at most one of the layer's channels arrives.
     """
     if not source.outputs or not sight.outputs or source.shape is None:
-        return None, list(left)
-    if source.shape[channel_axis(source)] < 2:
-        return None, list(left)
-    shown, possible = [], []
-    for axis in left:
-        one, other = (
-            _channels_touched(sight.outputs[0].select(axis, index), source)
-            for index in _busiest(sight.outputs[0], axis)
-        )
-        if max(len(one), len(other)) < 2:
-            possible.append(axis)
-            if one and other and one != other:
-                shown.append(axis)
+        return None
+    slices = {axis: _two_slices(sight.outputs[0], axis, source) for axis in left}
+    if len(set().union(*(channels for two in slices.values() for channels in two))) < 2:
+        return None
+    possible = [axis for axis, (one, other) in slices.items() if max(len(one), len(other)) < 2]
+    shown = [axis for axis in possible if _are_different(*slices[axis])]
     return (shown[0] if len(shown) == 1 else None), possible
+
+
+def _are_different(one: set[int], other: set[int]) -> bool:
+    return bool(one and other and one != other)
+
+
+def _two_slices(feature: Tensor, axis: int, source: Sight) -> list[set[int]]:
+    """The channels of a layer that the two busiest slices along an axis come from."""
+    return [_channels_touched(feature.select(axis, i), source) for i in _busiest(feature, axis)]
 
 
 def _busiest(feature: Tensor, axis: int) -> tuple[int, int]:

@@ -207,11 +207,25 @@ class _Watch:
         sight.shape = tuple(tensor.shape)
         changed = None
         if isinstance(output, Tensor) and output.is_floating_point() and not output.requires_grad:
+            straight = _straight(output, args) if self.is_neuron(module) else None
             changed = tensor = output.detach().clone().requires_grad_().clone()
+            if straight is not None:
+                changed = tensor = straight
         if tensor.requires_grad:
             sight.outputs.append(tensor)
             _keep_alive(tensor, args if self.is_neuron(module) else ())
         return changed
+
+
+def _straight(output: Tensor, args: Any) -> Tensor | None:
+    """Spikes that do not depend on the input of their own time step, as those of resonators.
+
+    They lead to it even so, by the neuron's memory: their gradient passes straight.
+    """
+    x = args[0] if args else None
+    if not (isinstance(x, Tensor) and x.requires_grad and x.shape == output.shape):
+        return None
+    return output.detach() + (x - x.detach())
 
 
 def _keep_alive(output: Tensor, args: Any) -> None:

@@ -189,6 +189,7 @@ def _repeated(
     """Modules that ran several times in one forward, but not once a time step."""
     found: dict[str, str] = {}
     counts = {name: seen.sights[name].calls for name in times}
+    steps = {n: counts[n] * (t.steps if t.axis is not None else 1) for n, t in times.items()}
     for name, sight in seen.sights.items():
         if sight.calls == 1:
             continue
@@ -204,7 +205,7 @@ def _repeated(
         whole = layout is not None and layout.has_time
         for other, calls in counts.items():
             # In a loop over time layers run as often as those before them, or less often.
-            rather = calls < sight.calls and other != name
+            rather = (calls if whole else steps[other]) < sight.calls and other != name
             if rather and (whole or other in _before(seen, name)):
                 found[name] = (
                     f"called {sight.calls} times in one forward, where '{other}' is called {calls} "

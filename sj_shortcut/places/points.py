@@ -86,7 +86,7 @@ def list_points(
     look = None
     if places:
         look = _first_look(model, example_input, names, neuron_types, num_classes)
-    drafts = {place.name: _draft(place, look, layout) for place in places}
+    drafts = {place.name: _draft(place, look, layout, example_input is None) for place in places}
     order = names if look is None else _in_order(names, look)
     _settle_path(root, drafts, order, weights if look is None else look.weights)
     points = ShortcutPoints(drafts[name].point for name in order)
@@ -170,7 +170,7 @@ def _in_order(names: Sequence[str], look: Look) -> list[str]:
     return sorted(names, key=lambda name: ran.get(name, len(ran)))
 
 
-def _draft(place: Place, look: Look | None, layout: LayoutArgument) -> _Draft:
+def _draft(place: Place, look: Look | None, layout: LayoutArgument, made_up: bool) -> _Draft:
     point = ShortcutPoint(
         name=place.name,
         module=type(place.module).__name__,
@@ -203,7 +203,12 @@ def _draft(place: Place, look: Look | None, layout: LayoutArgument) -> _Draft:
     after = set(look.order[look.order.index(place.name) :])
     draft.weights_after = sum(name in after for name in look.weights)
     draft.aside = not look.leads_to_output(place.name)
-    _take_layout(draft, shape, _known_layout(place.name, shape, look, layout))
+    try:
+        _take_layout(draft, shape, _known_layout(place.name, shape, look, layout))
+    except ValueError:  # what the user says does not fit
+        if not made_up:
+            raise
+        _await_layout(draft, shape, look.layouts.get(place.name))
     if place.name in look.repeated:
         draft.absent = True
         _refuse(draft, look.repeated[place.name])
@@ -231,6 +236,18 @@ def _take_layout(draft: _Draft, shape: tuple[int, ...], layout: Layout | None) -
     draft.point = replace(
         draft.point, channels=layout.channels(shape), spatial=bool(draft.resolution)
     )
+
+
+def _await_layout(draft: _Draft, shape: tuple[int, ...], seen: Layout | None) -> None:
+    """Leave the axes to the user's first batch, which may have others than a made-up one."""
+    place = draft.place
+    width, space = place.width, place.spatial
+    if seen is not None:
+        width, draft.resolution = seen.channels(shape), seen.positions(shape)
+        space = bool(draft.resolution)
+    draft.point = replace(draft.point, shape=shape, channels=width, spatial=space)
+    if width is None:
+        _refuse(draft, "channels unknown where layout= does not fit: pass example_input=")
 
 
 def _refuse(draft: _Draft, reason: str) -> None:

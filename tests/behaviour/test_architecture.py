@@ -16,6 +16,7 @@ import sj_shortcut
 
 NAME = "sj_shortcut"
 PACKAGE = Path(sj_shortcut.__file__).parent
+TESTS = Path(__file__).parents[1]
 
 # From the top down: each may import those after it.
 ROOMS = ("plots", "gradients", "shortcuts", "schedules", "places", "neurons", "torch_model")
@@ -147,6 +148,17 @@ def test_every_module_says_what_is_public(module: str) -> None:
     assert public is not None, f"{module} has no __all__"
     assert len(set(public)) == len(public)
     assert not [name for name in public if not hasattr(loaded, name)]
+
+
+@every_module
+def test_every_module_has_a_test_file_of_its_name(module: str) -> None:
+    path = MODULES[module]
+    if path.name == "__init__.py":
+        return
+    mirror = TESTS / path.parent.relative_to(PACKAGE) / f"test_{path.name}"
+    assert mirror.is_file(), f"{module} has no {mirror.relative_to(TESTS.parent)}"
+    functions = ast.walk(ast.parse(mirror.read_text("utf-8")))
+    assert any(isinstance(f, ast.FunctionDef) and f.name.startswith("test_") for f in functions)
 
 
 @every_module

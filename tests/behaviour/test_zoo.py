@@ -25,6 +25,8 @@ from sj_shortcut import (
     shortcuts_enabled,
     wrap_with_shortcuts,
 )
+from sj_shortcut.shortcuts.hooks import forwards_of
+from sj_shortcut.shortcuts.pairing import gathered
 from tests.nets.zoo import EVERY, LIVELY, ZOO, Specimen, ann_layers, features, lif
 
 EPOCHS = 3
@@ -407,8 +409,8 @@ def test_a_tap_called_by_its_container_forgets_the_batch_before(per_step):
     fresh = []
     for seed in (1, 2, 1):
         model(specimen.sequence(seed))
-        branch = shortcut_branches(model)["1.2"]
-        fresh.append((branch.step_logits if per_step else branch.logits).detach())
+        records = forwards_of(model).records
+        fresh.append(gathered(records, ["1.2"], per_step=per_step)["1.2"].detach())
         functional.reset_net(model)
     assert fresh[0].shape == ((2, 2, 10) if per_step else (2, 10))
     torch.testing.assert_close(fresh[0], fresh[2])
@@ -644,13 +646,20 @@ class CallsTwice(nn.Module):
         return self.head(self.spike(self.mix(self.spike(self.expand(x)))))
 
 
+class CallsTwiceUnlessAlone(CallsTwice):
+    """Takes no batch that could be made up: a dict."""
+
+    def forward(self, x: dict[str, Tensor]) -> Tensor:
+        return super().forward(x["features"])
+
+
 @pytest.mark.parametrize("mode", ["m", "s"])
 def test_a_module_called_twice_is_refused_by_the_first_forward(mode):
-    model = CallsTwice()
+    model = CallsTwiceUnlessAlone()
     functional.set_step_mode(model, mode)
     wrap_with_shortcuts(model, at="spike")
-    with pytest.raises(RuntimeError, match="'spike' was called twice in one forward pass"):
-        model(torch.rand(2, 3, 12)[0 if mode == "s" else slice(None)])
+    with pytest.raises(RuntimeError, match="'spike' was called 2 times in one forward"):
+        model({"features": torch.rand(2, 3, 12)[0 if mode == "s" else slice(None)]})
 
 
 def test_an_example_shows_at_once_that_a_module_is_called_twice():
@@ -664,7 +673,7 @@ def test_a_module_under_two_names_is_refused_when_wrapping():
     shared = nn.Sequential(layer.Linear(8, 8), lif())
     model = nn.Sequential(layer.Linear(12, 8), lif(), shared, shared, layer.Linear(8, 10))
     before = repr(model)
-    with pytest.raises(ValueError, match="'2.1'.*one module shared by 2.1 and 3.1"):
+    with pytest.raises(ValueError, match="'2.1'.*called 2 times in one forward, where '1' is"):
         wrap_with_shortcuts(model, at="2.1")
     assert repr(model) == before
     assert list(shortcut_branches(wrap_with_shortcuts(model, at="all"))) == ["1"]

@@ -45,10 +45,10 @@ class Poison(nn.Module):
 
 def net():
     layers = [
-        layer.Flatten(), layer.Linear(64, 16, bias=False), layer.BatchNorm1d(16), neuron.LIFNode(),
+        layer.BatchNorm2d(1), layer.Flatten(), layer.Linear(64, 16), neuron.LIFNode(),
         layer.Linear(16, 12), neuron.LIFNode(), layer.Linear(12, 10),
     ]
-    layers.insert(2 if {where!r} == "statistics" else 7, Poison())
+    layers.insert(0 if {where!r} == "statistics" else 7, Poison())
     return nn.Sequential(*layers)
 """
 OWN = [*TINY[:2], *TINY[6:], "--epochs", "2", "--checkpoint-every", "1", "--at", "1"]
@@ -99,7 +99,7 @@ def test_a_diverging_training_ends_at_its_step_and_goes_on_from_before_as_advise
     ("where", "named"),
     [
         ("loss", "the loss of the output is nan"),
-        ("gradient", "the gradient of 6.bias (and of 6 before it)"),
+        ("gradient", "the gradient of 6.bias (and of 7 before it)"),
         ("statistics", "the gradient of"),
     ],
 )

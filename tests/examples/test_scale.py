@@ -1,12 +1,10 @@
 """Long and large runs: jobs that are started again, parts of batches, class weights, crops."""
 
 import argparse
-import json
-import os
 import re
 import signal
 import subprocess
-import time
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,6 +15,7 @@ from PIL import Image
 from tests.examples.scripts import (
     EXAMPLES,
     HANG,
+    ROOT,
     TINY,
     Script,
     assert_same_weights,
@@ -24,6 +23,7 @@ from tests.examples.scripts import (
     succeed,
     weights,
 )
+from tests.examples.test_checkpoint import die_in
 from tests.examples.test_processes import TORCHRUN, assert_close
 
 RUN = [*TINY, "--epochs", "6", "--checkpoint-every", "2", "--device", "cpu"]
@@ -31,13 +31,11 @@ RUN = [*TINY, "--epochs", "6", "--checkpoint-every", "2", "--device", "cpu"]
 
 def test_auto_starts_a_run_and_goes_on_with_it(tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log"
-    auto = [*RUN, "--epochs", "40", "--out", folder, "--resume", "auto"]
-    script = Script("train_cifar.py", *auto, log=log)
-    script.wait_for("epoch 2/")
-    script.send(signal.SIGKILL)
-    script.process.join()
+    auto = [*RUN, "--out", folder, "--resume", "auto"]
+    killed = run("train_cifar.py", *auto, log=log, before=partial(die_in, "replace", 20))
+    assert killed.code == -signal.SIGKILL and "epoch 1/6" in killed.out
     done = succeed("train_cifar.py", *auto, log=log)
-    assert "epoch 1/" not in done.out and "epoch 40/40" in done.out
+    assert "epoch 1/" not in done.out and "epoch 6/6" in done.out
     succeed("train_cifar.py", *auto[:-4], "--out", tmp_path / "whole", log=log)
     assert_same_weights(folder, tmp_path / "whole")
     error = run("train_cifar.py", *auto, "--seed", "1", log=log).error
@@ -46,7 +44,7 @@ def test_auto_starts_a_run_and_goes_on_with_it(tmp_path):
 
 def test_a_time_limit_told_by_signal_ends_after_a_checkpoint(tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log"
-    script = Script("train_cifar.py", *TINY, "--epochs", "2000", "--out", folder, log=log)
+    script = Script("train_cifar.py", *TINY, "--epochs", "100000", "--out", folder, log=log)
     script.wait_for("epoch 1/")
     script.send(signal.SIGUSR1)  # as by sbatch --signal=USR1@120
     done = script.wait()
@@ -58,7 +56,7 @@ def ignore_hangups():
 
 
 def test_a_terminal_that_closes_ends_after_a_checkpoint_and_under_nohup_not_at_all(tmp_path):
-    long = [*TINY, "--epochs", "2000"]
+    long = [*TINY, "--epochs", "100000"]
     script = Script("train_cifar.py", *long, "--out", tmp_path / "run", log=tmp_path / "log")
     under_nohup = Script(
         "train_cifar.py", *long, "--out", tmp_path / "nohup", log=tmp_path / "log2",
@@ -74,37 +72,33 @@ def test_a_terminal_that_closes_ends_after_a_checkpoint_and_under_nohup_not_at_a
     under_nohup.process.join()
 
 
-def owner(folder):
-    """The process that holds a folder, once there is a checkpoint to go on from."""
-    end = time.time() + HANG
-    while time.time() < end:
-        try:
-            state = torch.load(folder / "last.pt", weights_only=True)
-            if state["position"]["epoch"] >= 1:
-                return json.loads((folder / ".owner").read_text())["process"]
-        except FileNotFoundError:
-            time.sleep(0.02)
-    raise AssertionError("no checkpoint")
+# Starts the script, and in the first attempt kills process 0 while it writes.
+DYING = """
+import os, runpy, sys
+
+sys.path[:0] = sys.argv[1:3]
+if (os.environ["TORCHELASTIC_RESTART_COUNT"], os.environ["RANK"]) == (sys.argv[3], "0"):
+    from tests.examples.test_checkpoint import die_in
+    die_in("replace", 20)
+sys.argv = [sys.argv[2] + "/train_cifar.py", *sys.argv[4:]]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def test_torchrun_restarts_from_the_last_checkpoint_when_a_process_is_killed(tmp_path):
-    script = [str(EXAMPLES / "train_cifar.py"), *RUN, "--epochs", "30"]
-    for name, restarts in (("whole", 0), ("killed", 1)):
-        folder = tmp_path / name
-        command = [*TORCHRUN, "2", "--max-restarts", str(restarts), *script]
-        command += ["--resume", "auto", "--out", str(folder)]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        if restarts:
-            os.kill(owner(folder), signal.SIGKILL)
-        out, err = process.communicate(timeout=HANG)
-        assert process.returncode == 0, err
-        assert out.count("last epoch") == 1
-        assert out.count("results in") == 1 + restarts
+    (tmp_path / "dying.py").write_text(DYING)
+    start = [*TORCHRUN, "2", "--max-restarts", "1", str(tmp_path / "dying.py"), str(ROOT)]
+    for name, dies_in in (("whole", "never"), ("killed", "0")):
+        command = [*start, str(EXAMPLES), dies_in, *RUN, "--resume", "auto"]
+        command += ["--out", str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("last epoch") == 1
+        assert done.stdout.count("results in") == (2 if name == "killed" else 1)
+        assert done.stdout.count("epoch 1/6") == 1
     assert_close(tmp_path / "whole", tmp_path / "killed")
     rows = [pd.read_csv(tmp_path / name / "metrics.csv") for name in ("whole", "killed")]
-    assert rows[1].epoch.tolist() == list(range(1, 31))
+    assert rows[1].epoch.tolist() == list(range(1, 7))
     pd.testing.assert_series_equal(rows[0].loss, rows[1].loss, rtol=1e-3)
 
 

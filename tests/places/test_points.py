@@ -15,7 +15,7 @@ from sj_shortcut import (
 )
 from sj_shortcut.shortcuts.hooks import forwards_of
 from tests.nets.zoo import EVERY, ZOO, ann_layers, features, lif
-from tests.places.tools import OWN_FEATURE, chosen
+from tests.places.tools import OWN_FEATURE
 
 OUTPUT = "the model's output itself"
 
@@ -433,25 +433,6 @@ def test_containers_with_time_at_the_end_can_be_tapped():
     points = {point.name: point for point in shortcut_points(model, torch.rand(5, 4, 3))}
     assert str(points["0"].layout) == "NCT" and points["0"].usable
     assert str(points["0.1"].layout) == "NC" and points["0.1"].reason == OWN_FEATURE
-
-
-class Chained(nn.Module):
-    """A module that runs a chain of so many neurons."""
-
-    def __init__(self, neurons: int) -> None:
-        super().__init__()
-        parts = [part for _ in range(neurons) for part in (layer.Linear(4, 4), lif())]
-        self.chain = nn.Sequential(*parts)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.chain(x)
-
-
-@pytest.mark.parametrize("neurons", range(1, 7))
-def test_a_module_of_up_to_three_neurons_is_a_block_and_a_longer_one_a_network(neurons):
-    model = nn.Sequential(Chained(neurons), layer.Linear(4, 4), lif(), layer.Linear(4, 2))
-    block, steps = ["0"], [f"0.chain.{i}" for i in range(1, 2 * neurons, 2)]
-    assert chosen(model, "all") == (block if neurons <= 3 else steps)
 
 
 # ------------------------------------------------------------------------------------ neuron types

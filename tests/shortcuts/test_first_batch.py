@@ -1,14 +1,16 @@
 """The first real batch of a kind is looked at once more, and settles what was guessed."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from spikingjelly.activation_based import functional, layer
+from spikingjelly.activation_based import functional, layer, surrogate
 from torch import Tensor, nn
 
-from sj_shortcut import shortcut_branches, wrap_with_shortcuts
+from sj_shortcut import shortcut_branches, shortcut_logits, wrap_with_shortcuts
 from sj_shortcut.shortcuts.first_batch import kind_of_input
 from sj_shortcut.shortcuts.hooks import forwards_of
-from tests.nets.small import Net, images
+from tests.nets.small import CLASSES, Fire, N, Net, images
 from tests.nets.zoo import lif
 
 
@@ -85,7 +87,73 @@ def test_a_layout_that_is_told_goes_before_what_is_seen():
     model(images())
     assert {str(layout) for layout in forwards_of(model).layouts.values()} == {"TNC"}
     with pytest.raises(ValueError, match="names 4 axes, but the feature has 3"):
-        wrap_with_shortcuts(Net(), layout="NTLC")
+        wrap_with_shortcuts(Net(), layout="NTLC", example_input=images())
+    model = wrap_with_shortcuts(Net(), layout="NTLC")
+    with pytest.raises(ValueError, match="names 4 axes, but the feature has 3"):
+        model(images())
+
+
+class EitherWay(nn.Module):
+    """Runs on ``[N, C]`` as well as with time in front: a made-up batch has none."""
+
+    def __init__(self, spikes: Callable[[], nn.Module] = Fire) -> None:
+        super().__init__()
+        self.layer1 = nn.Sequential(nn.Linear(8, 16), spikes())
+        self.layer2 = nn.Sequential(nn.Linear(16, 12), spikes())
+        self.fc = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for spikes in (self.layer1[1], self.layer2[1]):
+            spikes.in_network = True
+        x = self.fc(self.layer2(self.layer1(x)))
+        for spikes in (self.layer1[1], self.layer2[1]):
+            spikes.in_network = False
+        return x.mean(0) if x.ndim == 3 else x
+
+
+class Threshold(nn.Module):
+    """A neuron of which nothing tells whether it has time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.surrogate = surrogate.ATan()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.surrogate(x - 0.1)
+
+
+class Needy(Threshold):
+    """One that runs inside its network alone, so that no axis of it can be seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_network = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.in_network:
+            raise RuntimeError("without its network it does not run")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("spikes", "layout"), [(Fire, "TNC"), (Threshold, "TNC..."), (Needy, {"layer1.1": "TNC"})]
+)
+def test_a_layout_waits_for_the_first_batch_where_a_made_up_one_has_other_axes(spikes, layout):
+    model = wrap_with_shortcuts(
+        EitherWay(spikes), "layer1.1", layout=layout, neuron_types=(Threshold,)
+    )
+    model(images())
+    assert {str(seen) for seen in forwards_of(model).layouts.values()} == {"TNC"}
+    assert shortcut_branches(model)["layer1.1"].channels == 16
+    assert shortcut_logits(model)["layer1.1"].shape == (N, CLASSES)
+
+
+def test_a_layout_that_does_not_fit_the_users_data_is_refused():
+    with pytest.raises(ValueError, match='"TNC" names 3 axes, but the feature has 2'):
+        wrap_with_shortcuts(EitherWay(), layout="TNC", example_input=images()[0])
+    model = wrap_with_shortcuts(EitherWay(), layout="TNC")
+    with pytest.raises(ValueError, match='"TNC" names 3 axes, but the feature has 2'):
+        model(images()[0])
 
 
 class Aside(Net):

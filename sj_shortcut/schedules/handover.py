@@ -118,9 +118,9 @@ class HandoverSchedule(ShortcutSchedule):
         Args:
             losses: Detached losses: ``"main"``, and each head's by name.
         """
-        names = tuple(name for name in losses if name != "total")
-        last = self._last or {}
-        rows = (*last.get(names, ()), tuple(losses[name].detach() for name in names))
+        own = {name: loss for name, loss in losses.items() if name != "total"}
+        names, last = tuple(own), self._last or {}
+        rows = (*last.get(names, ()), tuple(loss.detach() for loss in own.values()))
         self._last = {**last, names: rows}
         # A compiler would see a longer and longer list, and compile for each.
         if len(rows) >= _MANY or torch.compiler.is_compiling():

@@ -30,6 +30,8 @@ class Record:
         logits: For each head that ran, its logits call by call: ``[N, K]``, per step ``[T, N, K]``.
         steps: Time steps in each of these calls.
         waiting: Heads that are computed when the forward ends, each with its averages.
+        averages: Of each head computed so, what it was given, call by call: its gradients go back
+            from here alone, as the logits of all heads come from one node of the graph.
         tapped: The features and their versions, until the forward ends.
         blocked: Points reached without gradients while the model had them.
         asleep: Points in eval mode while the model trained.
@@ -49,6 +51,7 @@ class Record:
         self.logits: dict[str, list[Tensor]] = {}
         self.steps: dict[str, list[int]] = {}
         self.waiting: dict[str, Any] = {}
+        self.averages: dict[str, list[Tensor]] = {}
         self.tapped: list[tuple[str, Tensor, int]] = []
         self.blocked: list[str] = []
         self.asleep: list[str] = []
@@ -97,6 +100,7 @@ class Forwards:
         per_step: Whether to keep logits of every time step apart.
         always_on: Whether heads run in eval mode and without gradients too.
         current: The record of the forward that is running.
+        again: That of one that a checkpoint runs again in a backward pass; nothing comes of it.
         records: Those since the last reset, all but the last of single time steps.
         compiled: The newest record of compiled code, where none can hang on outputs; each leads to
             the one before it, as code that looked at how many there are would be compiled anew.
@@ -129,6 +133,7 @@ class Forwards:
     per_step: bool = False
     always_on: bool = False
     current: Record | None = None
+    again: Record | None = None
     records: list[Record] = field(default_factory=list)
     compiled: Record | None = None
     finished: list[Record] = field(default_factory=list)
@@ -230,6 +235,7 @@ class Forwards:
         return {
             **vars(self),
             "current": None,
+            "again": None,
             "records": [],
             "compiled": None,
             "finished": [],

@@ -8,7 +8,6 @@ kernel forward, one backward, and half of the memory traffic.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -61,7 +60,9 @@ def averages(x: Tensor, grid: int, with_time: bool, per_step: bool) -> Tensor:
     first = 3 if with_time else 2
     time = (0,) if with_time and not per_step else ()
     if grid == 1:
-        return average(x, range(first, x.ndim), time)
+        found = average(x, range(first, x.ndim), time)
+        # A tensor of its own, so that its gradient is that of the head alone.
+        return x.view_as(x) if found is x else found
     if with_time and per_step:  # each step is a batch of its own
         each: Tensor = cells(x.flatten(0, 1), 2, grid, ()).unflatten(0, x.shape[:2])
         return each
@@ -72,9 +73,11 @@ class _HandOn(torch.autograd.Function):
     """The mean of ``x`` over some axes of the shape ``split``, and ``x`` itself."""
 
     @staticmethod
-    def forward(
-        x: Tensor, split: torch.Size, axes: tuple[int, ...], how: tuple[int, bool, bool]
+    def forward(  # with a setup_context a call would cost a hundred calls of Python more
+        ctx: Any, x: Tensor, split: torch.Size, axes: tuple[int, ...], how: tuple[int, bool, bool]
     ) -> tuple[Tensor, Tensor]:
+        ctx.split, ctx.axes, ctx.shape = split, axes, x.shape
+        ctx.set_materialize_grads(False)
         grid, with_time, per_step = how
         if x.is_cpu and x.numel() >= _MANY:
             found = averages(x, grid, with_time, per_step)
@@ -86,19 +89,13 @@ class _HandOn(torch.autograd.Function):
         return found, x.detach()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        x, ctx.split, ctx.axes, _ = inputs
-        ctx.shape = x.shape
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         heads, network = grads
         if heads is None:
             return network, None, None, None
         kept = [1 if axis in ctx.axes else size for axis, size in enumerate(ctx.split)]
         heads = heads.reshape(kept)
-        count = math.prod(ctx.split[axis] for axis in ctx.axes)
+        count = ctx.shape.numel() // heads.numel()
         if network is None:
             both = (heads / count).expand(ctx.split)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -148,8 +149,9 @@ class ShortcutLoss(nn.Module):
         root = self._root[0]
         if not (root.training and torch.is_grad_enabled()):
             return self._plain(output, target)
-        branches = shortcut_branches(root)
         forwards = forwards_of(root)
+        if forwards.last is None or len(forwards.last.logits) < len(forwards.names):
+            shortcut_branches(root)  # an error if heads that did not run are gone
         self._check_still_fits(forwards.names, forwards.per_step)
         found = heads_behind(output, root, forwards)
         if found is None:
@@ -159,7 +161,8 @@ class ShortcutLoss(nn.Module):
         for record in records:
             record.used = True
         used = self._used_weights(heads)
-        self._oversight.training(root, branches, records, used, self.schedule)
+        find = partial(shortcut_branches, root)
+        self._oversight.training(root, find, records, used, self.schedule)
         heads = self._like_output(output, {name: heads[name] for name in used})
         combined = self._sum_of_losses if self.combine == "loss" else self._loss_of_sum
         total = combined(output, heads, used, target)

@@ -6,7 +6,7 @@ Nothing here waits for the device in a training step, but where a slip is likely
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ class Oversight:
     def training(
         self,
         root: nn.Module,
-        branches: Mapping[str, ShortcutBranch],
+        branches: Callable[[], Mapping[str, ShortcutBranch]],
         records: Sequence[Record],
         used: Mapping[str, float],
         schedule: ShortcutSchedule,
@@ -72,7 +72,7 @@ class Oversight:
 
         Args:
             root: The wrapped model.
-            branches: The heads by name.
+            branches: Finds the heads by name.
             records: The forwards of this call.
             used: The heads whose weight is not 0.
             schedule: Where the loss's schedule stands.
@@ -81,8 +81,8 @@ class Oversight:
             self._begin(records[0].forwards)
         self._calls += 1
         if self._calls == 1:
-            self._frozen(branches)
-        self._resting(branches, records)
+            self._frozen(branches())
+        self._resting(records)
         self._count_updates(root)
         self._optimizer(root, branches, used)
         self._schedule(schedule)
@@ -100,7 +100,7 @@ class Oversight:
                     "built.",
                 )
 
-    def _resting(self, branches: Mapping[str, ShortcutBranch], records: Iterable[Record]) -> None:
+    def _resting(self, records: Iterable[Record]) -> None:
         for record in records:
             for name in record.asleep:
                 tell(
@@ -111,7 +111,7 @@ class Oversight:
                     "module trains: call train() on it, or choose other points with at=.",
                 )
             if self._never_ran is None:
-                self._never_ran = set(branches)
+                self._never_ran = set(self._forwards.names)
             self._never_ran -= record.logits.keys()
         if self._calls == _NEVER_RAN and self._never_ran:
             name = min(self._never_ran)
@@ -133,12 +133,13 @@ class Oversight:
     def _optimizer(
         self,
         root: nn.Module,
-        branches: Mapping[str, ShortcutBranch],
+        branches: Callable[[], Mapping[str, ShortcutBranch]],
         used: Mapping[str, float],
     ) -> None:
         if self._movement is None:
             if used:
-                self._movement = _Movement(root, {name: branches[name] for name in used})
+                found = branches()
+                self._movement = _Movement(root, {name: found[name] for name in used})
             return
         if self._settled:
             if self._calls >= _NEXT_LOOK and not self._calls & (self._calls - 1):
@@ -151,7 +152,7 @@ class Oversight:
         self._settled = behind is not None
         if not behind:
             return
-        if not self._movement.is_of(branches):  # heads were replaced meanwhile
+        if not self._movement.is_of(branches()):  # heads were replaced meanwhile
             self._movement, self._settled = None, False
             return
         some = "" if len(behind) == len(used) else f" at {', '.join(map(repr, behind))}"

@@ -19,7 +19,7 @@ from sj_shortcut.shortcuts.forwards import Forwards, Record
 from sj_shortcut.shortcuts.head import ShortcutHead
 from sj_shortcut.torch_model import is_plain
 
-__all__ = ["compute_waiting", "may_wait", "wait"]
+__all__ = ["compute_waiting", "head_that_waits", "wait"]
 
 # Weights up to this size are copied side by side; a product of larger ones is no small kernel.
 _SMALL = 1 << 20
@@ -54,8 +54,10 @@ class _Waiting:
         return torch.stack(sums).sum(0) / sum(self.steps)
 
 
-def may_wait(run: nn.Module, branch: ShortcutBranch, forwards: Forwards) -> bool:
-    """Whether to compute a head from its weights later is all that running it now would do.
+def head_that_waits(
+    run: nn.Module, branch: ShortcutBranch, forwards: Forwards
+) -> ShortcutHead | None:
+    """The head, where to compute it from its weights later is all that running it now would do.
 
     A compiler fuses what it sees anyway.
 
@@ -64,52 +66,40 @@ def may_wait(run: nn.Module, branch: ShortcutBranch, forwards: Forwards) -> bool
         branch: The branch.
         forwards: What is known of the model's forwards.
     """
-    if not forwards.together or run is not branch or _is_transformed():
-        return False
+    if not forwards.together or run is not branch or not is_plain(branch, ShortcutBranch):
+        return None
     head = branch.head
-    return (
-        is_plain(branch, ShortcutBranch)
-        and is_plain(head, ShortcutHead)
-        and is_plain(head.linear, nn.Linear)
-        # Given by functional_call they are tensors; of other classes, as if sharded, no one knows.
-        and all(type(p) in (nn.Parameter, Tensor) for p in (head.linear.weight, head.linear.bias))
-    )
+    if not is_plain(head, ShortcutHead) or torch._C._are_functorch_transforms_active():
+        return None
+    linear = head.linear
+    # Given by functional_call they are tensors; of other classes, as if sharded, no one knows.
+    fit = _is_usual(linear.weight) and _is_usual(linear.bias) and is_plain(linear, nn.Linear)
+    return head if fit else None
 
 
-def _is_transformed() -> bool:
-    """Whether the code that runs is seen by a compiler, a tracer or transforms of torch.func."""
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        or torch._C._are_functorch_transforms_active()
-    )
+def _is_usual(parameter: Tensor) -> bool:
+    return type(parameter) in (nn.Parameter, Tensor)
 
 
 def wait(
-    record: Record,
-    name: str,
-    branch: ShortcutBranch,
-    features: Tensor,
-    steps: int,
-    timed: bool,
+    record: Record, name: str, head: ShortcutHead, features: Tensor, steps: int, timed: bool
 ) -> None:
     """Let a head wait for the end of the forward.
 
     Args:
         record: The record of the forward.
         name: The point.
-        branch: Its branch, which :func:`may_wait`.
+        head: The :func:`head_that_waits`.
         features: Averages of one call, ``[N, F]``; per step, of a call with time, ``[T, N, F]``.
         steps: Time steps in the call.
         timed: Whether the call has time of its own.
     """
     waiting = record.waiting.get(name)
     if waiting is None:
-        assert isinstance(branch.head, ShortcutHead)
-        linear = branch.head.linear
         device = features.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else None
+        linear = head.linear
         waiting = record.waiting[name] = _Waiting(linear.weight, linear.bias, dtype)
         record.logits[name] = []  # its place in the order of execution
     elif waiting.features[0].shape[-2] != features.shape[-2]:
@@ -133,6 +123,7 @@ def compute_waiting(record: Record) -> None:
         record: The record of a forward that ends.
     """
     waiting, record.waiting = record.waiting, {}
+    record.averages = {name: one.features for name, one in waiting.items()}
     features = {name: one.of_all_calls() for name, one in waiting.items()}
     for names in _alike(features, waiting):
         rows = [features[name].flatten(0, -2) for name in names]

@@ -149,7 +149,7 @@ class ShortcutLoss(nn.Module):
         root = self._root[0]
         if not (root.training and torch.is_grad_enabled()):
             return self._plain(output, target)
-        forwards = forwards_of(root)
+        forwards = forwards_of(find_wrapped(root))  # which its heads may have been taken from
         if forwards.last is None or len(forwards.last.logits) < len(forwards.names):
             shortcut_branches(root)  # an error if heads that did not run are gone
         self._check_still_fits(forwards.names, forwards.per_step)

@@ -9,6 +9,7 @@ import torch
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from sj_shortcut import (
     ConstantSchedule,
@@ -19,6 +20,7 @@ from sj_shortcut import (
     shortcut_parameters,
     wrap_with_shortcuts,
 )
+from tests.nets.small import StatelessNet, images, labels
 
 T, N, K = 3, 4, 5
 POINTS = ["2", "5", "8", "11"]
@@ -85,6 +87,17 @@ def test_gradients_are_those_of_heads_at_their_points(mode, grid, per_step):
     model = wrapped(mode, grid)
     twin = one_by_one(model)
     assert_close(train(model, mode, per_step=per_step), train(twin, mode, per_step=per_step))
+
+
+def test_a_checkpoint_around_the_model_computes_them_again():
+    model = wrap_with_shortcuts(StatelessNet())  # as other neurons would go on from their last step
+    x, y, grads = images(), labels(), []
+    for again in (False, True):
+        output = checkpoint(model, x, use_reentrant=False) if again else model(x)
+        ShortcutLoss(model, nn.CrossEntropyLoss())(output.mean(0), y).backward()
+        grads.append({name: p.grad for name, p in model.named_parameters()})
+        model.zero_grad()
+    assert_close(*grads)
 
 
 @pytest.mark.parametrize("combine", ["loss", "logits"])

@@ -21,8 +21,8 @@ from sj_shortcut.torch_model import is_plain
 
 __all__ = ["compute_waiting", "head_that_waits", "wait"]
 
-# Weights up to this size are copied side by side; a product of larger ones is no small kernel.
-_SMALL = 1 << 20
+# Weights up to this size are copied side by side; of larger ones the copy costs more than a launch.
+_SMALL = 1 << 13
 
 
 @dataclass

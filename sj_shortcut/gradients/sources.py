@@ -71,7 +71,8 @@ def inner_product(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> Ten
 def _ends(loss: Tensor, output: object) -> Iterator[tuple[str, list[Tensor], list[Tensor]]]:
     """Where the network ends and the loss begins: name, tensors, and gradients of the loss there.
 
-    A head that ran once a time step ends in a tensor for each; without gradient they are left out.
+    A head ends in its logits; in the averages that it was given, where all heads were computed
+    together. One that ran once a time step has them for each; without gradient they are left out.
     """
     main = first_tensor(output)
     if main is None or not main.requires_grad:
@@ -79,7 +80,8 @@ def _ends(loss: Tensor, output: object) -> Iterator[tuple[str, list[Tensor], lis
     ends: dict[str, list[Tensor]] = {"main": [main]}
     for record, _ in records_behind(main)[0]:
         for name in record.forwards.names:
-            ends.setdefault(name, []).extend(record.logits.get(name, ()))
+            tensors = record.averages.get(name) or record.logits.get(name, [])
+            ends.setdefault(name, []).extend(tensors)
     every = [end for tensors in ends.values() for end in tensors if end.requires_grad]
     grads = torch.autograd.grad(loss, every, retain_graph=True, allow_unused=True)
     found = {id(end): grad for end, grad in zip(every, grads, strict=True)}

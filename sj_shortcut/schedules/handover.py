@@ -20,6 +20,9 @@ __all__ = ["HandoverSchedule"]
 
 _Number = TypeVar("_Number", int, float)
 
+# Batches whose losses wait before they are summed on the device.
+_MANY = 64
+
 
 class HandoverSchedule(ShortcutSchedule):
     r"""λ of each head follows its loss: it stays while the head knows more than the output.
@@ -35,9 +38,9 @@ class HandoverSchedule(ShortcutSchedule):
     paper's; ``analysis/ablation/results`` compares it with others.
 
     ``step()`` decides at the end of each whole epoch, also if it is called within epochs. In
-    between, each batch costs a few operations on as many numbers as there are heads, on the device
-    of the loss, and no waiting for it. A batch with a loss that is not finite is left out of all
-    means, and the decision warns of it.
+    between, batches cost a few operations every now and then, on as many numbers as there are
+    heads, on the device of the loss, and no waiting for it. A batch with a loss that is not finite
+    is left out of all means, and the decision warns of it.
 
     In distributed training the means are those over all ranks, so all have the same λ: call
     ``step()`` on all of them. Epochs that a checkpoint interrupts go on where they were; on
@@ -66,9 +69,12 @@ class HandoverSchedule(ShortcutSchedule):
 
     needs_losses: ClassVar[bool] = True
 
-    # Not in the state: the sums of batches not added to `sums` yet, so as not to wait for them.
-    # Behind the losses come the numbers of batches that count and of all.
-    _unsaved: ClassVar[tuple[str, ...]] = (*ShortcutSchedule._unsaved, "_waiting")
+    # Not in the state: batches that are not in `sums` yet, by their heads, which may vary from one
+    # to the next, as under layer drop. The losses of the last ones are kept as they are, so that a
+    # batch costs nothing on the device; of many, sums are taken, still without waiting for it.
+    # Behind the sums are the numbers of batches that count and of all.
+    _unsaved: ClassVar[tuple[str, ...]] = (*ShortcutSchedule._unsaved, "_last", "_waiting")
+    _last: dict[tuple[str, ...], tuple[tuple[Tensor, ...], ...]] | None = None
     _waiting: dict[tuple[str, ...], Tensor] | None = None
 
     def __init__(self, start: float = 1.0, *, sync: bool = True) -> None:
@@ -112,19 +118,13 @@ class HandoverSchedule(ShortcutSchedule):
         Args:
             losses: Detached losses: ``"main"``, and each head's by name.
         """
-        names = tuple(name for name in losses if name != "total")
-        # Double precision adds up single-precision losses without rounding, so that a checkpoint
-        # in the middle of an epoch, which splits the sum, changes nothing.
-        means = torch.stack([losses[name].detach().mean() for name in names])
-        means = means.to(wide_dtype(means))
-        # All on the device: asking whether they are finite would wait for the forward pass.
-        one = torch.ones_like(means[:1])
-        counted = torch.cat([means, one])
-        row = torch.cat([counted.masked_fill(~counted.isfinite().all(), 0.0), one])
-        # Heads may vary from batch to batch, as under layer drop: a sum for each set of them.
-        waiting = self._waiting or {}
-        known = waiting.get(names)
-        self._waiting = {**waiting, names: row if known is None else known + row}
+        own = {name: loss for name, loss in losses.items() if name != "total"}
+        names, last = tuple(own), self._last or {}
+        rows = (*last.get(names, ()), tuple(loss.detach() for loss in own.values()))
+        self._last = {**last, names: rows}
+        # A compiler would see a longer and longer list, and compile for each.
+        if len(rows) >= _MANY or torch.compiler.is_compiling():
+            self._sum_up()
 
     def step(self, epoch: float | None = None) -> None:
         """Move on to the next whole epoch, or to the one given; decide where one is complete.
@@ -174,7 +174,16 @@ class HandoverSchedule(ShortcutSchedule):
         if left_out and not (self.sync and rank()):
             self._warn_of_batches_left_out(left_out, batches)
 
+    def _sum_up(self) -> None:
+        """Sums of the last batches, on the device."""
+        last, self._last = self._last or {}, None
+        for names, rows in last.items():
+            waiting = self._waiting or {}
+            known, more = waiting.get(names), _sum_of_finite(rows)
+            self._waiting = {**waiting, names: more if known is None else known + more}
+
     def _add_up(self) -> None:
+        self._sum_up()
         waiting, self._waiting = self._waiting or {}, None
         for names, row in waiting.items():
             *totals, counted, batches = row.tolist()
@@ -214,6 +223,20 @@ class HandoverSchedule(ShortcutSchedule):
         self.start = float(not_negative_number("start", self.start))
         if not isinstance(self.sync, bool):
             raise TypeError(f"sync must be True or False, not {self.sync!r}.")
+
+
+def _sum_of_finite(rows: Iterable[Iterable[Tensor]]) -> Tensor:
+    """Sums over batches without a loss that is not finite, their number, and that of all."""
+    means = [[loss if loss.ndim == 0 else loss.mean() for loss in row] for row in rows]
+    stack = torch.stack([torch.stack(row) for row in means])
+    # Double precision adds up single-precision losses without rounding, so that a checkpoint in the
+    # middle of an epoch, which splits the sum, changes nothing.
+    stack = stack.to(wide_dtype(stack))
+    one = torch.ones_like(stack[:, :1])
+    # All on the device: asking whether they are finite would wait for the forward pass.
+    finite = stack.isfinite().all(1, keepdim=True)
+    counted = torch.cat([stack, one], 1).masked_fill(~finite, 0.0)
+    return torch.cat([counted, one], 1).sum(0)
 
 
 def _added(tables: Iterable[dict[str, _Number]]) -> dict[str, _Number]:

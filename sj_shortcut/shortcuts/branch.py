@@ -70,7 +70,7 @@ class ShortcutBranch(Resettable):
             ValueError: If the features have other channels than the head was made for, or the head
                 gives something else than logits.
         """
-        self._check_features(x, with_time)
+        self.check_features(x, with_time)
         if self.sees_steps:
             self._follow("m" if with_time else "s")
         if not with_time:
@@ -84,6 +84,27 @@ class ShortcutBranch(Resettable):
             logits = self._checked(self.head(x), (2, 3))
             return logits if logits.ndim == 2 else logits.mean(0)
         return self._checked(self.head(average(x, (0,))), (2,))
+
+    def check_features(self, x: Tensor, with_time: bool) -> None:
+        """Refuse features of other channels than the head was made for.
+
+        Args:
+            x: As for ``forward``.
+            with_time: Likewise.
+
+        Raises:
+            ValueError: If they are.
+        """
+        axis = 2 if with_time else 1
+        if x.ndim > axis and x.shape[axis] == self.channels:
+            return
+        axes = "[T, N, C, ...]" if with_time else "[N, C, ...]"
+        raise ValueError(
+            f"the shortcut head at '{self.name}' was made for {self.channels} channels, but its "
+            f"point gave {tuple(x.shape)}, read as {axes}. Where a made-up batch does "
+            "not tell the channels, pass example_input= to wrap_with_shortcuts; where the axes "
+            "were misread, pass layout=."
+        )
 
     @property
     def step_mode(self) -> str:
@@ -127,18 +148,6 @@ class ShortcutBranch(Resettable):
         if self._mode_of_head != mode:
             set_step_mode(self.head, mode)
             self._mode_of_head = mode
-
-    def _check_features(self, x: Tensor, with_time: bool) -> None:
-        axis = 2 if with_time else 1
-        if x.ndim > axis and x.shape[axis] == self.channels:
-            return
-        axes = "[T, N, C, ...]" if with_time else "[N, C, ...]"
-        raise ValueError(
-            f"the shortcut head at '{self.name}' was made for {self.channels} channels, but its "
-            f"point gave {tuple(x.shape)}, read as {axes}. Where a made-up batch does "
-            "not tell the channels, pass example_input= to wrap_with_shortcuts; where the axes "
-            "were misread, pass layout=."
-        )
 
     def _checked(self, logits: Any, ndims: tuple[int, ...]) -> Tensor:
         is_tensor = isinstance(logits, Tensor)

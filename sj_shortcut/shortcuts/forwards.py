@@ -29,6 +29,9 @@ class Record:
         forwards: Of which model.
         logits: For each head that ran, its logits call by call: ``[N, K]``, per step ``[T, N, K]``.
         steps: Time steps in each of these calls.
+        waiting: Heads that are computed when the forward ends, each with its averages.
+        averages: Of each head computed so, what it was given, call by call: its gradients go back
+            from here alone, as the logits of all heads come from one node of the graph.
         tapped: The features and their versions, until the forward ends.
         blocked: Points reached without gradients while the model had them.
         asleep: Points in eval mode while the model trained.
@@ -47,6 +50,8 @@ class Record:
         self.graded = graded
         self.logits: dict[str, list[Tensor]] = {}
         self.steps: dict[str, list[int]] = {}
+        self.waiting: dict[str, Any] = {}
+        self.averages: dict[str, list[Tensor]] = {}
         self.tapped: list[tuple[str, Tensor, int]] = []
         self.blocked: list[str] = []
         self.asleep: list[str] = []
@@ -95,10 +100,12 @@ class Forwards:
         per_step: Whether to keep logits of every time step apart.
         always_on: Whether heads run in eval mode and without gradients too.
         current: The record of the forward that is running.
+        again: That of one that a checkpoint runs again in a backward pass; nothing comes of it.
         records: Those since the last reset, all but the last of single time steps.
         compiled: The newest record of compiled code, where none can hang on outputs; each leads to
             the one before it, as code that looked at how many there are would be compiled anew.
         finished: Those before the last few resets, as a loss may be taken after a reset.
+        together: Whether default heads may be computed when a forward ends; see ``together.py``.
         resets: Whether ``reset_net`` tells where a sequence ends: whether the model has neurons
             of SpikingJelly's.
         reached: Whether any head has ever run.
@@ -130,9 +137,11 @@ class Forwards:
     per_step: bool = False
     always_on: bool = False
     current: Record | None = None
+    again: Record | None = None
     records: list[Record] = field(default_factory=list)
     compiled: Record | None = None
     finished: list[Record] = field(default_factory=list)
+    together: bool = True
     resets: bool = True
     reached: bool = False
     used: bool = False
@@ -234,6 +243,7 @@ class Forwards:
         return {
             **vars(self),
             "current": None,
+            "again": None,
             "records": [],
             "compiled": None,
             "finished": [],

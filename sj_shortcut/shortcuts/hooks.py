@@ -21,11 +21,17 @@ from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.eval_mode import watch_for_updates_in_eval_mode
 from sj_shortcut.shortcuts.first_batch import look_if_needed
 from sj_shortcut.shortcuts.forwards import Forwards, Record, join
+from sj_shortcut.shortcuts.hand_on import averages, averages_and_features
 from sj_shortcut.shortcuts.oversight import tell, watch_for_unused_heads
+from sj_shortcut.shortcuts.together import compute_waiting, head_that_waits, wait
 from sj_shortcut.torch_model import (
+    NO_BACKWARD,
     NO_DATA_PARALLEL,
+    backward_task,
     first_tensor,
     in_backward,
+    is_distributed,
+    is_sharded,
     lost_its_weights,
     map_tensors,
     require_module,
@@ -49,9 +55,11 @@ CHILD = "shortcut_head"
 
 def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards) -> None:
     """Before the model runs: open a record, and look at the axes where they are not known yet."""
-    if in_backward():
-        return
     graded = torch.is_grad_enabled()
+    if in_backward():  # a checkpoint around the model runs it again
+        forwards.again = Record(forwards, graded)
+        return
+    forwards.again = None
     if torch.compiler.is_compiling():
         forwards.trained = model.training
         forwards.current = Record(forwards, graded)
@@ -66,6 +74,8 @@ def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards
         forwards.records = records  # which a look in the middle of a sequence resets
     if forwards.records and not forwards.records[-1].single:
         forwards.records = []  # and with it its graph, before the next one is built
+    sharded = is_distributed() and any(map(is_sharded, model.modules()))
+    forwards.together = not (sharded or torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
     forwards.count += 1
     forwards.attacked = (
         graded
@@ -80,22 +90,24 @@ def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards
 
 def after_point(
     module: nn.Module, args: Any, output: Any, *, name: str, forwards: Forwards
-) -> None:
-    """After a tapped module ran: give its output to the head."""
+) -> Tensor | None:
+    """After a tapped module ran: give its output to the head, or average it for the head."""
     if isinstance(output, torch.fx.Proxy):
-        return
+        return None
     if getattr(module, "_is_replica", False):
         raise RuntimeError(NO_DATA_PARALLEL)
-    again = in_backward()
-    record = forwards.current
+    compiling = torch.compiler.is_compiling()
+    again = not compiling and backward_task() != NO_BACKWARD
+    # A checkpoint runs its part again: the same operations, but nothing to keep.
+    record = forwards.again if again else forwards.current
     if record is None and not again:
-        return  # the module was called by itself, not by the model
+        return None  # the module was called by itself, not by the model
     graded = torch.is_grad_enabled()
     trained = forwards.trained
     if not (forwards.always_on or (trained and module.training and graded)):
         if record is not None and record.graded and trained:
             (record.asleep if not module.training else record.blocked).append(name)
-        return
+        return None
     feature = first_tensor(output)
     if feature is None:
         raise TypeError(
@@ -111,29 +123,47 @@ def after_point(
         layout = forwards.layouts[name] = parse_layout(told, feature.ndim)
     if layout is None and forwards.failed_look and record is not None:
         record.unseen.append((name, tuple(feature.shape)))  # the model may say what is wrong
-        return
+        return None
     if layout is None or layout.ndim != feature.ndim:
         _unknown_axes(name, tuple(feature.shape), "" if layout is None else f"seen as {layout}")
-    x = layout.arrange(feature)
-    logits = run(x, with_time=layout.has_time, per_step=forwards.per_step)
-    if again or record is None:
-        return  # a checkpoint runs its part again: the same operations, but nothing to keep
-    record.add(name, logits, x.shape[0] if layout.has_time else 1, layout.has_time)
-    if not torch.compiler.is_compiling():
+    x, timed = layout.arrange(feature), layout.has_time
+    steps = x.shape[0] if timed else 1
+    handed: Tensor | None = None
+    head = None if compiling else head_that_waits(run, branch, forwards)
+    if head is not None:
+        branch.check_features(x, timed)
+        how = (x, head.grid, timed, forwards.per_step)
+        if x is output and is_ours(next(reversed(module._forward_hooks.values())), after_point):
+            features, handed = averages_and_features(*how)
+        else:  # hooks that come after this one, to see gradients for one, see the head's as well
+            features = averages(*how)
+        if record is not None:
+            wait(record, name, head, features, steps, timed)
+    else:
+        logits = run(x, with_time=timed, per_step=forwards.per_step)
+        if record is not None:
+            record.add(name, logits, steps, timed)
+    if record is not None and not again and not compiling:
         if not feature.is_inference():  # which counts no versions
             record.tapped.append((name, feature, feature._version))
         _check_backward_hooks(module, name, forwards)
+    return handed
 
 
 def after_model(model: nn.Module, args: Any, output: Any, *, forwards: Forwards) -> Any:
     """After the model ran: check what was tapped and hang the record on the output."""
-    record = forwards.current
-    if record is None or in_backward():
+    if in_backward():
+        again, forwards.again = forwards.again, None
+        if again is not None:
+            compute_waiting(again)
         return None
-    forwards.current = None
+    record, forwards.current = forwards.current, None
+    if record is None:
+        return None
     for name, shape in record.unseen[:1]:
         _unknown_axes(name, shape, f"a look at this batch ended in {forwards.failed_look}")
     _check_not_overwritten(record)
+    compute_waiting(record)
     if torch.compiler.is_compiling():
         forwards.keep_compiled(record)
     else:
@@ -251,7 +281,7 @@ def _check_not_overwritten(record: Record) -> None:
 
 
 def _check_not_resharded(model: nn.Module, record: Record, forwards: Forwards) -> None:
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not is_distributed():
         return
     for name in record.logits:
         if lost_its_weights(model, ".".join((name, *forwards.homes[name]))):

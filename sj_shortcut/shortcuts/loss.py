@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,8 @@ from sj_shortcut.shortcuts.eval_mode import tell_of_eval_mode
 from sj_shortcut.shortcuts.hooks import forwards_of, has_shortcuts
 from sj_shortcut.shortcuts.oversight import Oversight
 from sj_shortcut.shortcuts.pairing import heads_behind
-from sj_shortcut.shortcuts.weights import finite_coefficient, weights_by_name
+from sj_shortcut.shortcuts.stacked_loss import stacked_losses
+from sj_shortcut.shortcuts.weights import Factors, finite_coefficient, weights_by_name
 
 __all__ = ["Criterion", "ShortcutLoss"]
 
@@ -127,6 +129,7 @@ class ShortcutLoss(nn.Module):
         self._oversight = Oversight(forwards)
         self._activation: Callable[[Tensor], Tensor] | None = None
         self._activation_known = False
+        self._factors = Factors()
 
     def forward(self, output: Tensor, target: Any) -> Tensor:
         """The loss of one batch.
@@ -147,8 +150,9 @@ class ShortcutLoss(nn.Module):
         root = self._root[0]
         if not (root.training and torch.is_grad_enabled()):
             return self._plain(output, target)
-        branches = shortcut_branches(root)
-        forwards = forwards_of(root)
+        forwards = forwards_of(find_wrapped(root))  # which its heads may have been taken from
+        if forwards.last is None or len(forwards.last.logits) < len(forwards.names):
+            shortcut_branches(root)  # an error if heads that did not run are gone
         self._check_still_fits(forwards.names, forwards.per_step)
         found = heads_behind(output, root, forwards)
         if found is None:
@@ -158,7 +162,8 @@ class ShortcutLoss(nn.Module):
         for record in records:
             record.used = True
         used = self._used_weights(heads)
-        self._oversight.training(root, branches, records, used, self.schedule)
+        find = partial(shortcut_branches, root)
+        self._oversight.training(root, find, records, used, self.schedule)
         self._oversight.targets(output, target)
         heads = self._like_output(output, {name: heads[name] for name in used})
         combined = self._sum_of_losses if self.combine == "loss" else self._loss_of_sum
@@ -211,6 +216,12 @@ class ShortcutLoss(nn.Module):
     def _sum_of_losses(
         self, output: Tensor, heads: dict[str, Tensor], used: dict[str, float], target: Any
     ) -> Tensor:
+        losses = stacked_losses(self.criterion, [output, *heads.values()], target) if used else None
+        if losses is not None:
+            total = torch.dot(losses, self._factors.like(losses, [1.0, *used.values()]))
+            values = (total.detach(), *losses.detach().unbind())
+            self.parts = dict(zip(("total", "main", *used), values, strict=True))
+            return total
         main = total = self._task_loss(output, target)
         parts = {}
         for name, weight in used.items():

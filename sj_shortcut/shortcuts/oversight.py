@@ -82,7 +82,7 @@ class Oversight:
     def training(
         self,
         root: nn.Module,
-        branches: Mapping[str, ShortcutBranch],
+        branches: Callable[[], Mapping[str, ShortcutBranch]],
         records: Sequence[Record],
         used: Mapping[str, float],
         schedule: ShortcutSchedule,
@@ -91,7 +91,7 @@ class Oversight:
 
         Args:
             root: The wrapped model.
-            branches: The heads by name.
+            branches: Finds the heads by name.
             records: The forwards of this call.
             used: The heads whose weight is not 0.
             schedule: Where the loss's schedule stands.
@@ -100,8 +100,8 @@ class Oversight:
             self._begin(records[0].forwards)
         self._calls += 1
         if not self._calls & (self._calls - 1):  # they may be frozen later, too
-            self._frozen(branches)
-        self._resting(branches, records)
+            self._frozen(branches())
+        self._resting(records)
         self._count_updates(root)
         fed = self._forwards.fed
         # Epochs of one batch, as with all data at once; else each batch is a tensor of its own.
@@ -150,7 +150,7 @@ class Oversight:
                     "built.",
                 )
 
-    def _resting(self, branches: Mapping[str, ShortcutBranch], records: Iterable[Record]) -> None:
+    def _resting(self, records: Iterable[Record]) -> None:
         for record in records:
             for name in record.asleep:
                 tell(
@@ -161,7 +161,7 @@ class Oversight:
                     "module trains: call train() on it, or choose other points with at=.",
                 )
             if self._never_ran is None:
-                self._never_ran = set(branches)
+                self._never_ran = set(self._forwards.names)
             self._never_ran -= record.logits.keys()
         if self._calls == _NEVER_RAN and self._never_ran:
             name = min(self._never_ran)
@@ -183,12 +183,13 @@ class Oversight:
     def _optimizer(
         self,
         root: nn.Module,
-        branches: Mapping[str, ShortcutBranch],
+        branches: Callable[[], Mapping[str, ShortcutBranch]],
         used: Mapping[str, float],
     ) -> None:
         if self._movement is None:
             if used:
-                self._movement = Movement(root, {name: branches[name] for name in used})
+                found = branches()
+                self._movement = Movement(root, {name: found[name] for name in used})
             return
         if self._settled:
             if self._calls >= _NEXT_LOOK and not self._calls & (self._calls - 1):
@@ -202,7 +203,7 @@ class Oversight:
         self._settled = (unmoved if behind == [] else behind) is not None
         if not behind and not unmoved:
             return
-        if not self._movement.is_of(branches):  # heads were replaced meanwhile
+        if not self._movement.is_of(branches()):  # heads were replaced meanwhile
             self._movement, self._settled = None, False
             return
         if unmoved:

@@ -7,9 +7,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from sj_shortcut.torch_model import did_you_mean
 
-__all__ = ["finite_coefficient", "weights_by_name"]
+__all__ = ["Factors", "finite_coefficient", "weights_by_name"]
+
+
+class Factors:
+    """Numbers as a tensor on the device, sent there anew only where they change."""
+
+    def __init__(self) -> None:
+        self._values: list[float] = []
+        self._sent = torch.empty(0)
+
+    def like(self, losses: Tensor, values: list[float]) -> Tensor:
+        """The values as a tensor of the dtype and on the device of the losses."""
+        kept = self._sent
+        if values == self._values and (kept.dtype, kept.device) == (losses.dtype, losses.device):
+            return kept
+        # From pinned memory, so as not to wait for the device.
+        sent = torch.tensor(values, dtype=losses.dtype, pin_memory=losses.is_cuda)
+        self._values, self._sent = values, sent.to(losses.device, non_blocking=True)
+        return self._sent
 
 
 def finite_coefficient(coefficient: Any) -> float:

@@ -5,6 +5,7 @@ from sj_shortcut.torch_model.checks import did_you_mean, require_module
 from sj_shortcut.torch_model.later import Later
 from sj_shortcut.torch_model.norms import joint_norm, l2_norm, wide_dtype
 from sj_shortcut.torch_model.outputs import first_tensor, map_tensors, tensors_in
+from sj_shortcut.torch_model.plain import is_plain
 from sj_shortcut.torch_model.preserve import preserved, untouched_rng
 from sj_shortcut.torch_model.ranks import gather_objects, is_distributed, rank, world_size
 from sj_shortcut.torch_model.recomputing import without_recomputing
@@ -34,6 +35,7 @@ __all__ = [
     "is_checkpointed",
     "is_compiled",
     "is_distributed",
+    "is_plain",
     "is_sharded",
     "joint_norm",
     "l2_norm",

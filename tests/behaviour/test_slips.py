@@ -17,7 +17,6 @@ from spikingjelly.activation_based import functional, layer, monitor, neuron
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from sj_shortcut import (
@@ -1094,32 +1093,6 @@ def test_threads_with_a_model_each():
     for thread in threads:
         thread.join()
     assert not failed
-
-
-class Waits(TorchDispatchMode):
-    """Counts operations that wait for the device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.overloadpacket in (
-            torch.ops.aten._local_scalar_dense,
-            torch.ops.aten.equal,
-            torch.ops.aten.nonzero,
-        ):
-            self.found.append(str(function))
-        return function(*args, **(kwargs or {}))
-
-
-def test_a_training_step_waits_for_nothing():
-    model, x = wrapped(), images()
-    criterion, optimizer = ShortcutLoss(model, CE), sgd(model)
-    train(model, criterion, optimizer, steps=1, x=x)  # the first batch is looked at
-    with Waits() as waits:
-        train(model, criterion, optimizer, steps=20, x=x)
-    assert not waits.found
 
 
 @pytest.mark.parametrize("fed_back", [False, True])

@@ -30,6 +30,7 @@ from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.head import ShortcutHead
 from sj_shortcut.shortcuts.hooks import has_shortcuts
 from sj_shortcut.shortcuts.loss import ShortcutLoss
+from sj_shortcut.shortcuts.paper import evolutionary_training, shortcut_backpropagation
 from sj_shortcut.shortcuts.wrap import remove_shortcuts, wrap_with_shortcuts
 from sj_shortcut.torch_model.warnings import ShortcutWarning
 
@@ -58,6 +59,7 @@ __all__ = [
     "ShortcutSchedule",
     "ShortcutWarning",
     "every_steps",
+    "evolutionary_training",
     "gradient_flow",
     "has_shortcuts",
     "is_spiking_neuron",
@@ -70,6 +72,7 @@ __all__ = [
     "plot_schedule",
     "remove_shortcuts",
     "set_backend",
+    "shortcut_backpropagation",
     "shortcut_branches",
     "shortcut_logits",
     "shortcut_parameters",

@@ -161,7 +161,7 @@ def train(run: Run) -> dict[str, pd.DataFrame]:
     torch.manual_seed(run.seed)
     model: nn.Module = build(run.net, run.size, run.surrogate, x.shape[2])
     criterion: nn.Module = nn.CrossEntropyLoss()
-    schedule = EvolutionarySchedule(run.epochs)
+    schedule = EvolutionarySchedule(run.epochs, start=1.0, hold=0.5)
     if run.method == "shortcuts":
         # The paper's heads, over all of the map, as when the tables were measured.
         over_all = partial(ShortcutHead, grid=1)

@@ -10,6 +10,7 @@ from sj_shortcut.gradients import (
     GradientRecorder,
     every_steps,
     gradient_flow,
+    gradient_histogram,
     log_spaced_steps,
     summarize,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "every_steps",
     "evolutionary_training",
     "gradient_flow",
+    "gradient_histogram",
     "has_shortcuts",
     "is_spiking_neuron",
     "log_spaced_steps",

@@ -1,8 +1,9 @@
 """λ that falls over a known number of epochs: evolutionary training.
 
 Weighing the logits of shortcut branches by a coefficient that falls to 0 in a line, from the first
-iteration to the last, is the evolutionary training of Guo et al., "Take A Shortcut Back: Mitigating the Gradient Vanishing for Training
-Spiking Neural Networks" (NeurIPS 2024, arXiv 2401.04486).
+iteration to the last, is the evolutionary training of Guo et al., "Take A Shortcut Back:
+Mitigating the Gradient Vanishing for Training Spiking Neural Networks" (NeurIPS 2024, arXiv
+2401.04486).
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def gradient_histogram(
     batches: Any,
     *,
     layer: str | None = None,
-    bins_per_decade: int = 10,
+    bins_per_decade: int = 25,
     forward: Forward | None = None,
     neuron_types: tuple[type, ...] = (),
     **tags: Any,

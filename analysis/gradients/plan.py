@@ -12,7 +12,7 @@ __all__ = ["METHODS", "SURROGATES", "Run", "plan", "quick_plan"]
 STEPS, BATCH, WIDTH = 200, 20, 8
 MEASURED = 8  # batches
 
-METHODS = {"vanilla": "vanilla", "eq6": "shortcuts (Eq. 6)"}
+METHODS = {"vanilla": "vanilla", "eq6": "shortcuts"}
 # The paper names three surrogates, and does not say which it takes; ATan is of this study's kind.
 SURROGATES = {"atan": "ATan", "rect": "rectangle"}
 

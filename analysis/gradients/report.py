@@ -26,12 +26,12 @@ HOW = f"""## How it was measured
 
 Spiking ResNet-34 of SpikingJelly's basic blocks with a 3 x 3 stem (`analysis/paper/nets.py`),
 T = 4, {WIDTH} channels in the first stage, on CIFAR-10 at 32 x 32 pixels where the paper has
-CIFAR-100; LIF as in the paper. It names three surrogate functions and does not say which it uses: here are
-{" and ".join(SURROGATES.values())}. Shortcuts are those of its Eq. 6: heads that average over the
-whole map, at the ends of stages, logits added with λ = 1. AdamW at 0.01, weight decay 0.02,
-batches of {BATCH}, {STEPS} steps, one seed. Gradients are those of the loss that each method
-trains, on {MEASURED} batches of images cropped and flipped, the same for all; both methods start
-from the same weights.
+CIFAR-100; LIF as in the paper. It names three surrogate functions and does not say which it uses:
+here are {" and ".join(SURROGATES.values())}. Shortcuts are those of its Eq. 6: heads that average
+over the whole map, at the ends of stages, logits added with λ = 1. AdamW at 0.01, weight decay
+0.02, batches of {BATCH}, {STEPS} steps, one seed. Gradients are those of the loss that each
+method trains, on {MEASURED} batches of images cropped and flipped, the same for all; both methods
+start from the same weights.
 """
 
 

@@ -1,7 +1,6 @@
 """docs/paper.md: its code runs, its links and files exist, and its numbers are the library's."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -22,8 +21,9 @@ OPEN = r"as we read it|what we know of the paper|does not settle (which|whether|
 def namespace() -> dict:
     torch.manual_seed(0)
     loader = [(images(size), labels(size)) for size in (6, 6, 2)]
-    return {"torch": torch, "nn": nn, "functional": functional, "remove_shortcuts": remove_shortcuts,
-            "model": Net(), "loader": loader, "epochs": 2}  # fmt: skip
+    modules = {"torch": torch, "nn": nn, "functional": functional}
+    mine = {"model": Net(), "loader": loader, "epochs": 2}
+    return {**modules, "remove_shortcuts": remove_shortcuts, **mine}
 
 
 @pytest.mark.filterwarnings("error:.*shortcut")
@@ -33,7 +33,6 @@ def test_the_recipe_runs_and_ends_at_zero() -> None:
     exec(compile(FIRST, "docs/paper.md", "exec"), names)
     assert list(shortcut_branches(names["model"])) == ["layer1.1", "layer2.1"]
     remove_shortcuts(names["model"])
-    names["functional"] = functional
     exec(compile(RECIPE, "docs/paper.md", "exec"), names)
     assert names["criterion"].schedule.coefficient == 0
     assert not has_shortcuts(names["model"])
@@ -42,18 +41,6 @@ def test_the_recipe_runs_and_ends_at_zero() -> None:
     functional.set_step_mode(lif, "m")
     # The paper's neuron: u <- 0.5 u + c, a spike from 1 on, then 0.
     assert lif(torch.tensor([0.75, 0.5, 0.875, 0.5])).tolist() == [0, 0, 1, 0]
-
-
-def test_the_command_is_one_of_the_examples(example_modules) -> None:
-    (command,) = re.findall(r"^python examples/train_cifar\.py (.*?)^```", TEXT, re.M | re.S)
-    parser = example_modules("train_cifar").build_parser()
-    argv = shlex.split(command.replace("\\\n", " "))
-    args = example_modules("trainer.settings").parse(parser, argv)
-    papers = {"method": "evolutionary", "at": "stages", "grid": 1, "combine": "logits"}
-    papers |= {"lambda_start": 0.25, "lambda_end": 0, "hold": 0, "finish": 1, "schedule": "linear"}
-    papers |= {"optimizer": "adamw", "lr": 0.01, "weight_decay": 0.02, "batch_size": 128}
-    papers |= {"epochs": 300, "decay": 0.5, "threshold": 1}
-    assert {name: getattr(args, name) for name in papers} == papers
 
 
 def test_links_and_files_exist() -> None:

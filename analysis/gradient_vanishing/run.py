@@ -91,7 +91,10 @@ def middle(depths: Iterable[int]) -> int:
 
 
 def lif(shape: str) -> nn.Module:
-    """As the method's authors write it: v = v / 4 + x, spike at 0.5, then v = 0."""
+    """v = v / 4 + x, spike at 0.5, then v = 0, as in other code of the paper's authors.
+
+    The paper's own keeps a half and spikes at 1.
+    """
     node: nn.Module = neuron.LIFNode(
         tau=4 / 3,
         decay_input=False,

@@ -51,7 +51,7 @@ def figure_first_layer(tables: Tables) -> Figure | None:
             frame = pd.concat(parts)
             plot_gradient_histogram(frame.assign(run=frame["method"].map(names)), ax=ax)
             when = "before training" if step == 0 else f"after {step} steps"
-            ax.set_title(f"{SURROGATES[surrogate]}, {when}", loc="left", fontsize="medium", pad=22)
+            ax.set_title(f"{SURROGATES[surrogate]}, {when}", loc="left", fontsize="medium", pad=20)
     return figure
 
 

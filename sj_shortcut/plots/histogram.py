@@ -101,15 +101,16 @@ def plot_gradient_histogram(
 
 def _summed(rows: pd.DataFrame) -> pd.DataFrame:
     """The counts of each bin, over batches, seeds and whatever else there is."""
-    return rows.groupby(["low", "high"], as_index=False)["count"].sum()
+    return rows.groupby(["low", "high"])[["count"]].sum().reset_index()
 
 
 def _spread(rows: pd.DataFrame) -> float:
     """The size that most of the gradients do not exceed."""
-    size = np.maximum(rows["low"].abs(), rows["high"].abs())
-    order = np.argsort(size.to_numpy(), kind="stable")
-    reached = rows["count"].to_numpy()[order].cumsum() >= _SHOWN * rows["count"].sum()
-    return float(size.to_numpy()[order][reached.argmax()])
+    low, high, count = rows[["low", "high", "count"]].to_numpy(float).T
+    size = np.maximum(np.abs(low), np.abs(high))
+    order = np.argsort(size, kind="stable")
+    reached = count[order].cumsum() >= _SHOWN * count.sum()
+    return float(size[order][reached.argmax()])
 
 
 def _rebinned(rows: pd.DataFrame, edges: Any) -> Any:

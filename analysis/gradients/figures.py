@@ -51,7 +51,10 @@ def figure_first_layer(tables: Tables) -> Figure | None:
             frame = pd.concat(parts)
             plot_gradient_histogram(frame.assign(run=frame["method"].map(names)), ax=ax)
             when = "before training" if step == 0 else f"after {step} steps"
-            ax.set_title(f"{SURROGATES[surrogate]}, {when}", loc="left", fontsize="medium", pad=20)
+            title = f"{SURROGATES[surrogate]}, {when}"
+            if len(sizes) == len(METHODS):
+                title += f": {sizes['eq6'] / sizes['vanilla']:.1f} × as wide with shortcuts"
+            ax.set_title(title, loc="left", fontsize="small", pad=20)
     return figure
 
 

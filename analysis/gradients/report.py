@@ -40,7 +40,8 @@ def write_page(tables: Tables, figures: Mapping[str, str], planned: Sequence[Run
     found = measures(tables)
     parts = [HEAD, unfinished(tables["runs"], planned)]
     parts += [f"![{name}]({name})\n\n*{text}*\n" for name, text in figures.items()]
-    parts += ["## Does it look like theirs?\n", answers(found), table(found), HOW]
+    parts += ["## Does it look like theirs?\n", answers(found), losses(tables["runs"])]
+    parts += [table(found), HOW]
     seconds = tables["runs"]["seconds"].sum()
     parts.append(
         "## Tables\n\n"
@@ -92,6 +93,20 @@ def answers(found: pd.DataFrame) -> str:
             when = "Before training" if step == 0 else f"After {step} steps"
             lines.append(f"- {when}, {name}: **{verdict(sizes['eq6'] / sizes['vanilla'])}**.")
     return "\n".join(lines) + "\n"
+
+
+def losses(runs: pd.DataFrame) -> str:
+    """What the sizes do not say: how well the networks train."""
+    said = []
+    for surrogate, name in SURROGATES.items():
+        by_method = runs[runs["surrogate"] == surrogate].set_index("method")["loss"]
+        if {"vanilla", "eq6"} <= set(by_method.index):
+            both = f"{by_method['vanilla']:.2f} without and {by_method['eq6']:.2f} with shortcuts"
+            said.append(f"{both} ({name})")
+    return (
+        "Wider is not better trained: the output's own loss over the last quarter of the steps is "
+        f"{', '.join(said)}. With shortcuts it is the sum of all logits that is trained.\n"
+    )
 
 
 def verdict(times: float) -> str:

@@ -32,15 +32,20 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(argv)
-    tables = Tables(args.out, ("bins", "runs"), ["run"])
+    tables = read(args.out)
     planned = quick_plan() if args.quick else plan()
     if not args.report:
         todo = missing_runs(planned, tables)
         execute(todo, train, tables, args.workers, lambda run: run.work, describe, args.hours)
+        tables = read(args.out)  # rounded, so that page and figure are those of the files
     if len(tables["runs"]):
         figures = draw_all(tables.tables, args.out)
         write(args.out / "RESULTS.md", write_page(tables.tables, figures, planned))
         print(f"figure and RESULTS.md are in {args.out}")
+
+
+def read(folder: Path) -> Tables:
+    return Tables(folder, ("bins", "runs"), ["run"])
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

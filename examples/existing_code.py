@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import torchvision
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 
-from sj_shortcut import EvolutionarySchedule, ShortcutLoss, remove_shortcuts, wrap_with_shortcuts
+from sj_shortcut import ShortcutLoss, remove_shortcuts, wrap_with_shortcuts
 
 __all__ = ["CSNN", "main", "mse_of_one_hot"]
 
@@ -79,7 +79,7 @@ def main() -> None:
     net.to(args.device)
 
     # Without shortcuts: criterion = mse_of_one_hot
-    criterion = ShortcutLoss(net, mse_of_one_hot, EvolutionarySchedule(args.epochs))  # <- 2 of 3
+    criterion = ShortcutLoss(net, mse_of_one_hot)  # <- 2 of 3
     optimizer = torch.optim.SGD(net.parameters(), lr=args.lr, momentum=0.9)
     lr_scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
 

@@ -10,6 +10,7 @@ from sj_shortcut.gradients import (
     GradientRecorder,
     every_steps,
     gradient_flow,
+    gradient_histogram,
     log_spaced_steps,
     summarize,
 )
@@ -30,6 +31,7 @@ from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.head import ShortcutHead
 from sj_shortcut.shortcuts.hooks import has_shortcuts
 from sj_shortcut.shortcuts.loss import ShortcutLoss
+from sj_shortcut.shortcuts.paper import evolutionary_training, shortcut_backpropagation
 from sj_shortcut.shortcuts.wrap import remove_shortcuts, wrap_with_shortcuts
 from sj_shortcut.torch_model.warnings import ShortcutWarning
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
         plot_gradient_coherence,
         plot_gradient_flow,
         plot_gradient_heatmap,
+        plot_gradient_histogram,
         plot_gradient_sources,
         plot_history,
         plot_schedule,
@@ -58,18 +61,22 @@ __all__ = [
     "ShortcutSchedule",
     "ShortcutWarning",
     "every_steps",
+    "evolutionary_training",
     "gradient_flow",
+    "gradient_histogram",
     "has_shortcuts",
     "is_spiking_neuron",
     "log_spaced_steps",
     "plot_gradient_coherence",
     "plot_gradient_flow",
     "plot_gradient_heatmap",
+    "plot_gradient_histogram",
     "plot_gradient_sources",
     "plot_history",
     "plot_schedule",
     "remove_shortcuts",
     "set_backend",
+    "shortcut_backpropagation",
     "shortcut_branches",
     "shortcut_logits",
     "shortcut_parameters",

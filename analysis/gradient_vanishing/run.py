@@ -91,7 +91,10 @@ def middle(depths: Iterable[int]) -> int:
 
 
 def lif(shape: str) -> nn.Module:
-    """As the method's authors write it: v = v / 4 + x, spike at 0.5, then v = 0."""
+    """v = v / 4 + x, spike at 0.5, then v = 0, as in other code of the paper's authors.
+
+    The paper's own keeps a half and spikes at 1.
+    """
     node: nn.Module = neuron.LIFNode(
         tau=4 / 3,
         decay_input=False,
@@ -161,7 +164,7 @@ def train(run: Run) -> dict[str, pd.DataFrame]:
     torch.manual_seed(run.seed)
     model: nn.Module = build(run.net, run.size, run.surrogate, x.shape[2])
     criterion: nn.Module = nn.CrossEntropyLoss()
-    schedule = EvolutionarySchedule(run.epochs)
+    schedule = EvolutionarySchedule(run.epochs, start=1.0, hold=0.5)
     if run.method == "shortcuts":
         # The paper's heads, over all of the map, as when the tables were measured.
         over_all = partial(ShortcutHead, grid=1)

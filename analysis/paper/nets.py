@@ -22,18 +22,23 @@ class SpikingResNet(nn.Module):
         depth: 18 or 34.
         width: Channels of the first stage; each further one has twice as many.
         classes: Of the output.
+        surrogate: Surrogate function of all neurons.
     """
 
-    def __init__(self, net: str, depth: int, width: int, classes: int = 10) -> None:
+    def __init__(
+        self, net: str, depth: int, width: int, classes: int = 10, surrogate: str = SURROGATE
+    ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(*conv_norm_lif(3, width, 1, SURROGATE))
+        self.stem = nn.Sequential(*conv_norm_lif(3, width, 1, surrogate))
         channels, stages = width, []
         for stage, blocks in enumerate(BLOCKS[depth]):
             wide = width * 2**stage
             strides = [2 if stage and not i else 1 for i in range(blocks)]
             inputs = [channels, *[wide] * (blocks - 1)]
             pairs = zip(inputs, strides, strict=True)
-            stages.append(nn.Sequential(*(basic_block(net, i, wide, s) for i, s in pairs)))
+            stages.append(
+                nn.Sequential(*(basic_block(net, i, wide, s, surrogate) for i, s in pairs))
+            )
             channels = wide
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.pool = layer.AdaptiveAvgPool2d(1)
@@ -50,14 +55,14 @@ class SpikingResNet(nn.Module):
         return logits
 
 
-def basic_block(net: str, inputs: int, outputs: int, stride: int) -> nn.Module:
+def basic_block(net: str, inputs: int, outputs: int, stride: int, surrogate: str) -> nn.Module:
     """SpikingJelly's basic block, with a convolution beside it where the shape changes."""
     beside = None
     if stride > 1 or inputs != outputs:
         beside = nn.Sequential(
             layer.Conv2d(inputs, outputs, 1, stride, bias=False), layer.BatchNorm2d(outputs)
         )
-    options = {"spiking_neuron": lif, "shape": SURROGATE}
+    options = {"spiking_neuron": lif, "shape": surrogate}
     block: nn.Module
     if net == "sew":
         block = sew_resnet.BasicBlock(inputs, outputs, stride, beside, cnf="ADD", **options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from functools import partial
 
 import pandas as pd
 import torch
@@ -17,13 +16,13 @@ from analysis.common.versions import made_with
 from analysis.paper.nets import SpikingResNet
 from analysis.paper.plan import Run
 from sj_shortcut import (
-    ConstantSchedule,
     EvolutionarySchedule,
-    ShortcutHead,
     ShortcutLoss,
     ShortcutSchedule,
+    evolutionary_training,
     has_shortcuts,
     remove_shortcuts,
+    shortcut_backpropagation,
     shortcut_logits,
     shortcuts_enabled,
     wrap_with_shortcuts,
@@ -162,13 +161,12 @@ class Training:
 def with_method(run: Run, model: nn.Module) -> tuple[nn.Module, ShortcutSchedule | None]:
     """What a method trains with: heads in the model, where it has any, its loss and its λ."""
     plain = nn.CrossEntropyLoss()
-    if run.method in ("eq6", "eq10"):
-        # Average over the whole map and a linear layer, at the end of each stage.
-        wrap_with_shortcuts(model, at="stages", head=partial(ShortcutHead, grid=1))
-        schedule: ShortcutSchedule = ConstantSchedule(1.0)
-        if run.method == "eq10":
-            schedule = EvolutionarySchedule(run.epochs, start=0.25, hold=0.0)
-        return ShortcutLoss(model, plain, schedule, combine="logits"), schedule
+    if run.method == "eq6":
+        loss = shortcut_backpropagation(model, plain)
+        return loss, loss.schedule
+    if run.method == "eq10":
+        loss = evolutionary_training(model, plain, run.epochs)
+        return loss, loss.schedule
     if run.method == "defaults":
         wrap_with_shortcuts(model)
         loss = ShortcutLoss(model, plain)

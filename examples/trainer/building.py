@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import random
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from sj_shortcut import (
     EvolutionarySchedule,
     HandoverSchedule,
     NeuronBackend,
+    ShortcutHead,
     ShortcutLoss,
     ShortcutSchedule,
     set_backend,
@@ -192,8 +194,9 @@ def add_method(
     at = int(args.at) if args.at.isdecimal() else args.at
     if isinstance(at, str) and "," in at:
         at = [name.strip() for name in at.split(",")]
+    head = functools.partial(ShortcutHead, grid=args.grid) if args.grid else None
     try:
-        wrap_with_shortcuts(model, at, num_classes=classes, example_input=example)
+        wrap_with_shortcuts(model, at, num_classes=classes, head=head, example_input=example)
     except ValueError as error:
         raise UserError(f"--at {args.at}: {one_line(error)}") from error
     schedule = make_schedule(args)

@@ -89,12 +89,12 @@ def add_model_flags(parser: Parser, model: str) -> None:
     add(
         "--model",
         default=model,
-        help="plain:N (N layers without residual connections, N at least 4); resnet18, resnet19 or "
-        "resnet20 in CIFAR style; a spiking_resnet, sew_resnet or spiking_vgg of SpikingJelly by "
-        "its name there (sew_resnet18, spiking_vgg11_bn, ...); plif_mnist, plif_fashionmnist, "
-        "plif_nmnist, plif_cifar10, plif_cifar10dvs, plif_dvsgesture; or package.module:factory, "
-        "a function that returns your model, called with those of num_classes= and in_channels= "
-        "that it takes (default: %(default)s)",
+        help="plain:N (N layers without residual connections, N at least 4); resnet18, resnet19, "
+        "resnet20 or resnet34 in CIFAR style; a spiking_resnet, sew_resnet or spiking_vgg of "
+        "SpikingJelly by its name there (sew_resnet18, spiking_vgg11_bn, ...); plif_mnist, "
+        "plif_fashionmnist, plif_nmnist, plif_cifar10, plif_cifar10dvs, plif_dvsgesture; or "
+        "package.module:factory, a function that returns your model, called with those of "
+        "num_classes= and in_channels= that it takes (default: %(default)s)",
     )
     add(
         "--width",
@@ -113,13 +113,14 @@ def add_model_flags(parser: Parser, model: str) -> None:
         "--decay",
         type=between_0_and_1,
         default=0.25,
-        help="share of its potential a LIF neuron keeps each step (default: %(default)s)",
+        help="share of its potential a LIF neuron keeps each step; the paper's is 0.5 "
+        "(default: %(default)s)",
     )
     add(
         "--threshold",
         type=amount,
         default=0.5,
-        help="potential at which it fires and resets to 0 (default: %(default)s)",
+        help="potential at which it fires and resets to 0; the paper's is 1 (default: %(default)s)",
     )
     add(
         "--surrogate",
@@ -137,20 +138,26 @@ def add_method_flags(parser: Parser) -> None:
         "--method",
         choices=METHODS,
         default="handover",
-        help="vanilla: no heads; shortcut: heads at a constant λ; evolutionary: λ falls as "
-        "training goes on; handover: λ of each head follows its loss (default: %(default)s)",
+        help="vanilla: no heads; shortcut: the paper's shortcut back-propagation, its Eq. 6; "
+        "evolutionary: its evolutionary training, Eq. 10, λ falling at every step; handover: ours, "
+        "λ of each head follows its loss. The flags below change them (default: %(default)s)",
     )
     add(
         "--at",
-        default="auto",
         help="where heads sit: auto, stages, all, a number of heads, or names and patterns of "
-        "modules, separated by commas (default: %(default)s)",
+        "modules, separated by commas (default: auto; stages for the paper's methods)",
+    )
+    add(
+        "--grid",
+        type=count,
+        help="heads average over each of GRID x GRID parts of the map (default: 2; 1, all of it, "
+        "for the paper's methods)",
     )
     add(
         "--combine",
         choices=("loss", "logits"),
-        default="loss",
-        help="add the heads' losses, or their logits, to the model's (default: %(default)s)",
+        help="add the heads' losses, or their logits, to the model's (default: loss; logits for "
+        "the paper's methods)",
     )
     add(
         "--schedule",
@@ -158,19 +165,19 @@ def add_method_flags(parser: Parser) -> None:
         default="linear",
         help="how λ falls (default: %(default)s)",
     )
-    add("--lambda-start", type=amount, default=1.0, help="λ at first (default: %(default)s)")
+    add("--lambda-start", type=amount, help="λ at first (default: 1; 0.25 for evolutionary)")
     add("--lambda-end", type=amount, default=0.0, help="λ at last (default: %(default)s)")
     add(
         "--hold",
         type=amount,
-        default=0.5,
+        default=0.0,
         help="fraction of the training before λ falls (default: %(default)s)",
     )
     add(
         "--finish",
         type=amount,
-        help="fraction of the training after which λ is --lambda-end (default: 1, with --combine "
-        "logits 0.9)",
+        default=1.0,
+        help="fraction of the training after which λ is --lambda-end (default: %(default)s)",
     )
     add(
         "--per-step",

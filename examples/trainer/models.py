@@ -31,10 +31,11 @@ Norm = Callable[..., nn.Module]
 Neuron = Callable[[], nn.Module]
 
 # Blocks of each stage, and channels of the first one. Stages double the channels and halve the
-# resolution. The shapes are those of the CIFAR networks in code that the method's authors
-# released for other papers; which ones the paper used is not public.
+# resolution. The paper trains ResNet-18, -19 and -34, and does not say how they are made for small
+# images: here as in code that its authors released with other papers.
 RESNETS = {
     "resnet18": ((2, 2, 2, 2), 64, False),
+    "resnet34": ((3, 4, 6, 3), 64, False),
     "resnet19": ((3, 3, 2), 128, False),
     "resnet20": ((2, 2, 2, 2), 64, True),
 }
@@ -99,7 +100,10 @@ def build(args: argparse.Namespace, num_classes: int, in_channels: int) -> nn.Mo
 
 
 def neuron_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """LIF as the method's authors write it: v = decay * v + x, spike at the threshold, v = 0."""
+    """The paper's LIF: v = decay * v + x, spike at the threshold, then v = 0.
+
+    Its values (Eqs. 1 to 3) are a decay of 0.5 and a threshold of 1. The defaults are ours.
+    """
     shape = Rectangle() if args.surrogate == "rectangle" else surrogate.PiecewiseQuadratic(1.0)
     return {
         "tau": 1 / (1 - args.decay),

@@ -30,8 +30,8 @@ FIXED = {
         "model", "width", "norm", "decay", "threshold", "surrogate", "step_mode",
     ),
     "the heads and their λ belong to what was trained so far": (
-        "method", "at", "combine", "schedule", "lambda_start", "lambda_end", "hold", "finish",
-        "per_step",
+        "method", "at", "grid", "combine", "schedule", "lambda_start", "lambda_end", "hold",
+        "finish", "per_step",
     ),
     "the state of the optimizer would not fit": ("optimizer",),
     "the order of the batches is theirs from the first on": ("seed", "batch_size"),
@@ -42,10 +42,22 @@ OF_DATA = "accuracies before and after could not be compared"
 
 # Flags without effect on a method.
 UNUSED_FLAGS: dict[str, tuple[str, ...]] = {
-    "vanilla": ("at", "combine", "schedule", "lambda_start", "lambda_end", "hold", "finish"),
+    "vanilla": (
+        "at", "grid", "combine", "schedule", "lambda_start", "lambda_end", "hold", "finish",
+    ),
     "shortcut": ("schedule", "lambda_end", "hold", "finish"),
     "evolutionary": (),
     "handover": ("combine", "schedule", "lambda_end", "hold", "finish"),
+}  # fmt: skip
+
+# What holds where nothing is given. Heads and λ of the paper's methods are the paper's.
+OURS = {"at": "auto", "combine": "loss", "lambda_start": 1.0}
+PAPERS = {"at": "stages", "grid": 1, "combine": "logits", "lambda_start": 1.0}
+BY_METHOD: dict[str, dict[str, Any]] = {
+    "vanilla": OURS,
+    "shortcut": PAPERS,
+    "evolutionary": {**PAPERS, "lambda_start": 0.25},
+    "handover": OURS,
 }
 
 
@@ -168,9 +180,12 @@ def refuse_contradictions(args: argparse.Namespace, given: dict[str, Any]) -> No
         raise UserError("--norm tdbn normalizes over time: it needs --step-mode m")
     if args.warmup_epochs >= args.epochs:
         raise UserError(f"--warmup-epochs {args.warmup_epochs} leaves none of {args.epochs} epochs")
-    if args.model not in ("resnet18", "resnet19", "resnet20") and not args.model.startswith(
-        "plain:"
-    ):
+    if args.model not in (
+        "resnet18",
+        "resnet19",
+        "resnet20",
+        "resnet34",
+    ) and not args.model.startswith("plain:"):
         refused = ["norm", "width"]
         if ":" in args.model:
             refused += ["decay", "threshold", "surrogate"]
@@ -188,9 +203,9 @@ def fill_in(args: argparse.Namespace, defaults: dict[str, Any]) -> None:
         args.lr = 0.1 if sgd else 1e-3
     if args.weight_decay is None:
         args.weight_decay = 1e-4 if sgd else 1e-2
-    if args.finish is None:
-        # Heads added to the logits must be out of use before they are removed.
-        args.finish = 0.9 if args.combine == "logits" else 1.0
+    for name, value in BY_METHOD[args.method].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
 
 
 def default_folder(args: argparse.Namespace, defaults: dict[str, Any]) -> str:

@@ -118,6 +118,9 @@ def train_epoch(run: Run, stop: Stop, report: reports.Report) -> None:
     for x, y in timed(loader, at) if at.batch < steps else ():
         train_step(run, move(x, world), move(y, world), totals)
         at.batch += 1
+        if args.method == "evolutionary" and at.batch < steps:
+            # The paper's λ falls at every step; the last one of an epoch is in to_the_end().
+            run.criterion.schedule.step(at.epoch + at.batch / steps)
         report.step()
         stopping = stop.requested()
         due = args.checkpoint_every and (at.epoch * steps + at.batch) % args.checkpoint_every == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -15,19 +14,22 @@ from sj_shortcut.gradients.coherence import GradientSums, batch_columns
 from sj_shortcut.gradients.columns import COLUMNS, Row, by_depth, check_tags, depth_of, make_frame
 from sj_shortcut.gradients.fetcher import Fetcher
 from sj_shortcut.gradients.firing import ask_for, firing_rows
-from sj_shortcut.gradients.run_model import called_each_step, moved_to, pairs, run
+from sj_shortcut.gradients.run_model import (
+    Forward,
+    as_in_training,
+    checked_loss,
+    moved_to,
+    output_of,
+    pairs,
+)
 from sj_shortcut.gradients.sources import Gradients, inner_product, share_columns, split_by_source
 from sj_shortcut.gradients.spikes import quantities
 from sj_shortcut.gradients.tracer import Tracer
 from sj_shortcut.gradients.weights import WeightMeasure, measure_weights
 from sj_shortcut.neurons.memory import reset_states
-from sj_shortcut.shortcuts.loss import ShortcutLoss
-from sj_shortcut.torch_model.preserve import preserved
 from sj_shortcut.torch_model.wrappers import bare_model
 
 __all__ = ["gradient_flow"]
-
-Forward = Callable[[nn.Module, Any], Tensor]
 
 # Worst first: what a row over several batches says.
 _STATUSES = ("nonfinite", "frozen", "none", "ok", "zero")
@@ -132,13 +134,7 @@ def gradient_flow(
     if not tracer.layers:
         raise ValueError(f"{type(bare).__name__} has no layer with weights to measure.")
     flow = _Flow(bare, loss_fn, forward, tracer, by_source, per_step, neuron_types)
-    kept = [module for module in (bare, loss_fn) if isinstance(module, nn.Module)]
-    with preserved(*kept), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
-        if not bare.training:
-            bare.train()
-        if isinstance(loss_fn, ShortcutLoss):
-            # A schedule may learn from each loss; what is measured here is not training.
-            loss_fn.schedule = copy.deepcopy(loss_fn.schedule)
+    with as_in_training(bare, loss_fn):
         try:
             tracer.watch()
             for x, y in pairs(batches):
@@ -177,21 +173,13 @@ class _Flow:
         device = next(self.model.parameters()).device
         reset_states(self.model)
         x, y = moved_to(x, device), moved_to(y, device)
-        output = self._output(x, y)
-        loss = self.loss_fn(output, y)
-        _check_loss(loss)
+        output = output_of(self.model, x, y, self.loss_fn, self.forward, self.neuron_types)
+        loss = checked_loss(self.loss_fn(output, y))
         for source, grads, whole in self._sources(loss, output):
             self._note(source, grads, whole)
             self.tracer.forget_gradients()
         self.tracer.forget()
         self.batches += 1
-
-    def _output(self, x: Any, y: Any) -> Any:
-        if self.forward is not None:
-            return self.forward(self.model, x)
-        each_step = called_each_step(self.model, x, y, self.neuron_types)
-        averaged = not getattr(self.loss_fn, "per_step", False)
-        return run(self.model, x, each_step, averaged)
 
     def _sources(
         self, loss: Tensor, output: Any
@@ -262,12 +250,3 @@ def _mean(rows: Sequence[Row]) -> Row:
             row[name] = math.fsum(r[name] for r in rows) / len(rows)
     row["status"] = min((r["status"] for r in rows), key=_STATUSES.index)
     return row
-
-
-def _check_loss(loss: Any) -> None:
-    if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
-        what = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise ValueError(
-            "loss_fn(output, y) must return a scalar tensor that depends on the weights, got "
-            f"{what}{' without a graph' if isinstance(loss, Tensor) and not loss.ndim else ''}."
-        )

@@ -2,16 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sj_shortcut.places import steps_in_one_call
+from sj_shortcut.shortcuts.loss import ShortcutLoss
 from sj_shortcut.torch_model import first_tensor
+from sj_shortcut.torch_model.preserve import preserved
 
-__all__ = ["called_each_step", "moved_to", "pairs", "run"]
+__all__ = [
+    "Forward",
+    "as_in_training",
+    "called_each_step",
+    "checked_loss",
+    "moved_to",
+    "output_of",
+    "pairs",
+    "run",
+]
+
+Forward = Callable[[nn.Module, Any], Tensor]
+
+
+@contextmanager
+def as_in_training(model: nn.Module, loss_fn: Callable[[Any, Any], Any]) -> Iterator[None]:
+    """Let a model run as it trains, and have it and the loss afterwards as they were."""
+    kept = [module for module in (model, loss_fn) if isinstance(module, nn.Module)]
+    with preserved(*kept), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+        if not model.training:
+            model.train()
+        if isinstance(loss_fn, ShortcutLoss):
+            # A schedule may learn from each loss; what is measured here is not training.
+            loss_fn.schedule = copy.deepcopy(loss_fn.schedule)
+        yield
+
+
+def output_of(
+    model: nn.Module,
+    x: Any,
+    y: Any,
+    loss_fn: Callable[[Any, Any], Any],
+    forward: Forward | None,
+    neuron_types: tuple[type, ...],
+) -> Any:
+    """What a loss takes of a batch: by ``forward``, or as it can be told from model and batch.
+
+    Args:
+        model: The model.
+        x: The batch.
+        y: Its labels.
+        loss_fn: The loss, which takes ``[T, N, K]`` where its ``per_step`` is true.
+        forward: The user's own way from ``(model, x)``.
+        neuron_types: Spiking neuron classes of the user's.
+
+    Raises:
+        ValueError: If it cannot be told.
+    """
+    if forward is not None:
+        return forward(model, x)
+    each_step = called_each_step(model, x, y, neuron_types)
+    return run(model, x, each_step, averaged=not getattr(loss_fn, "per_step", False))
+
+
+def checked_loss(loss: Any) -> Tensor:
+    """The loss, if it is one.
+
+    Raises:
+        ValueError: If it is no scalar that depends on the weights.
+    """
+    if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
+        what = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(
+            "loss_fn(output, y) must return a scalar tensor that depends on the weights, got "
+            f"{what}{' without a graph' if isinstance(loss, Tensor) and not loss.ndim else ''}."
+        )
+    return loss
 
 
 def run(model: nn.Module, x: Any, each_step: bool, averaged: bool) -> Any:

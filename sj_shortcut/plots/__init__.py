@@ -3,6 +3,7 @@
 from sj_shortcut.plots.coherence import plot_gradient_coherence
 from sj_shortcut.plots.flow import plot_gradient_flow
 from sj_shortcut.plots.heatmap import plot_gradient_heatmap
+from sj_shortcut.plots.histogram import plot_gradient_histogram
 from sj_shortcut.plots.history import plot_history
 from sj_shortcut.plots.schedule import plot_schedule
 from sj_shortcut.plots.sources import plot_gradient_sources
@@ -11,6 +12,7 @@ __all__ = [
     "plot_gradient_coherence",
     "plot_gradient_flow",
     "plot_gradient_heatmap",
+    "plot_gradient_histogram",
     "plot_gradient_sources",
     "plot_history",
     "plot_schedule",

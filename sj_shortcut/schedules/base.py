@@ -86,7 +86,7 @@ class ShortcutSchedule(ABC):
 
         Example:
             >>> from sj_shortcut import EvolutionarySchedule
-            >>> schedule = EvolutionarySchedule(10, hold=0)
+            >>> schedule = EvolutionarySchedule(10, start=1)
             >>> schedule.step()
             >>> schedule.coefficient
             0.9

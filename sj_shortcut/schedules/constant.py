@@ -11,7 +11,7 @@ __all__ = ["ConstantSchedule"]
 
 
 class ConstantSchedule(ShortcutSchedule):
-    """λ(e) = coefficient: shortcut back-propagation without evolutionary training.
+    """λ(e) = coefficient; 1 with `combine="logits"` is the paper's shortcut back-propagation.
 
     0 is vanilla training. With `combine="logits"` a constant above 0 trains the network together
     with its branches to the end, and removing them changes the predictions. There is no need to

@@ -1,8 +1,9 @@
 """λ that falls over a known number of epochs: evolutionary training.
 
-Weighing shortcut branches by a coefficient that falls as training goes on is the evolutionary
-training of Guo et al., "Take A Shortcut Back: Mitigating the Gradient Vanishing for Training
-Spiking Neural Networks" (NeurIPS 2024, arXiv 2401.04486).
+Weighing the logits of shortcut branches by a coefficient that falls to 0 in a line, from the first
+iteration to the last, is the evolutionary training of Guo et al., "Take A Shortcut Back:
+Mitigating the Gradient Vanishing for Training Spiking Neural Networks" (NeurIPS 2024, arXiv
+2401.04486).
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ _SLACK = 1e-9
 
 
 class EvolutionarySchedule(ShortcutSchedule):
-    """λ stays at `start`, then falls to `end`: the evolutionary training of the paper.
+    """λ falls from `start` to `end`: by default as in the paper, λ(i) = 0.25 (1 - i/I).
+
+    That is its Eq. 10, where i counts iterations of I in all. To follow it by iterations and not
+    by epochs, call `step(epoch + (batch + 1) / batches)` after each batch.
 
     With E = `epochs`, the fall runs from p = 0 to p = 1 between the epochs hold·E and finish·E:
 
@@ -44,16 +48,16 @@ class EvolutionarySchedule(ShortcutSchedule):
         exponential  f(p) = (exp(-rate·p) - exp(-rate)) / (1 - exp(-rate))
         step         f(p) = 1 - floor(steps·p) / steps
 
-    Where the formulas come from: the paper's authors decay such weights by w·(E - e)/E or by a
-    cosine in other code they released, and `hold=0` gives just these. What is public of the paper
-    itself does not settle the shape. The exponential (shifted and scaled to reach `end` exactly),
-    the steps, `hold` and `finish` are our choices. So is holding λ for half of the training by
-    default, which gives the shallow layers time before the output takes over.
+    All else is ours: the other shapes (the exponential is shifted and scaled to reach `end`
+    exactly), `hold` and `finish`. `start=1, hold=0.5`, which leaves shallow layers half of the
+    training before the output takes over, goes with `combine="loss"`, and served that better than
+    the paper's values in the study (`analysis/ablation/results`).
 
-    The last training epoch is E - 1, so with `finish=1` no epoch is trained with λ = `end`; λ(E)
-    and all after are `end`. `combine="logits"` needs epochs in which λ is exactly 0, or removing
-    the branches changes the predictions: leave `end=0` and pass, say, `finish=0.9` to train the
-    last tenth of the epochs without branches, or `finish=1 - 1 / epochs` for the last one only.
+    The last epoch is E - 1, and the last iteration I - 1, so with `finish=1` neither is trained
+    with λ = `end`; λ(E) and all after are `end`. Where `combine="logits"` is stepped by
+    iterations, λ is as good as 0 in the last one. Stepped by epochs, it needs an epoch in which it
+    is exactly 0, or removing the branches changes the predictions: leave `end=0` and pass, say,
+    `finish=0.9` to train the last tenth of the epochs without branches.
 
     Args:
         epochs: E, the length of the training, above 0.
@@ -70,10 +74,13 @@ class EvolutionarySchedule(ShortcutSchedule):
         ValueError: If an argument is out of range, or `shape` is unknown.
 
     Example:
-        >>> schedule = EvolutionarySchedule(10)
+        >>> schedule = EvolutionarySchedule(5)
+        >>> [round(schedule(epoch), 2) for epoch in range(6)]
+        [0.25, 0.2, 0.15, 0.1, 0.05, 0.0]
+        >>> schedule = EvolutionarySchedule(10, start=1, hold=0.5)
         >>> [round(schedule(epoch), 2) for epoch in range(11)]
         [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
-        >>> schedule = EvolutionarySchedule(10, "step", hold=0, finish=0.8, steps=2)
+        >>> schedule = EvolutionarySchedule(10, "step", start=1, finish=0.8, steps=2)
         >>> [schedule(epoch) for epoch in range(10)]
         [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.0, 0.0]
     """
@@ -85,9 +92,9 @@ class EvolutionarySchedule(ShortcutSchedule):
         epochs: float,
         shape: Shape = "linear",
         *,
-        start: float = 1.0,
+        start: float = 0.25,
         end: float = 0.0,
-        hold: float = 0.5,
+        hold: float = 0.0,
         finish: float = 1.0,
         rate: float = 5.0,
         steps: int = 4,
@@ -140,14 +147,14 @@ class EvolutionarySchedule(ShortcutSchedule):
 
         Example:
             >>> import warnings
-            >>> schedule = EvolutionarySchedule(100, hold=0)
+            >>> schedule = EvolutionarySchedule(100, start=1)
             >>> schedule.step(50)
             >>> longer = EvolutionarySchedule(200)
             >>> with warnings.catch_warnings(record=True) as caught:
             ...     warnings.simplefilter("always")
             ...     longer.load_state_dict(schedule.state_dict())
-            >>> longer.epochs, longer.hold, longer.coefficient, len(caught)
-            (200, 0.0, 0.75, 1)
+            >>> longer.epochs, longer.start, longer.coefficient, len(caught)
+            (200, 1.0, 0.75, 1)
         """
         restored = self._restored(state)
         if restored.epochs != self.epochs:

@@ -16,9 +16,10 @@ HeadFactory = Callable[[int, int], nn.Module]
 class ShortcutHead(nn.Module):
     """The default head: average over time and over parts of space, then one linear layer.
 
-    With a ``grid`` of 1 and the average over time, this is the shortcut branch of Guo et al.,
-    "Take A Shortcut Back" (NeurIPS 2024), as we read it. Averaging commutes with the linear layer,
-    so averaging first costs O(N C K) instead of O(T N C K).
+    With a ``grid`` of 1 this is the shortcut branch of Guo et al., "Take A Shortcut Back" (NeurIPS
+    2024, section 4.2): global average pooling and one linear layer. Whether it averages over time
+    the paper does not say. Averaging commutes with the linear layer, so averaging first costs
+    O(N C K) instead of O(T N C K).
 
     Parts of space are ours: of the map, each of grid x grid parts is averaged by itself. A shallow
     layer then need not make its channels tell the classes wherever in the image they see

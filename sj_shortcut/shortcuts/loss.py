@@ -34,11 +34,11 @@ class ShortcutLoss(nn.Module):
         \text{combine="loss":}\quad L(o_N, y) + \lambda(e) \sum_l w_l\, L(o_l, y) \\
         \text{combine="logits":}\quad L\big(o_N + \lambda(e) \sum_l w_l\, o_l,\; y\big)
 
-    after Guo et al., "Take A Shortcut Back" (NeurIPS 2024). A constant :math:`\lambda` is their
-    shortcut back-propagation, a falling one their evolutionary training. What is public of the
-    paper does not settle which of the two sums it uses; offering both is ours. With
-    ``combine="logits"``, :math:`\lambda` must reach 0 before training ends, or removing the heads
-    changes predictions.
+    The sum of logits is that of Guo et al., "Take A Shortcut Back" (NeurIPS 2024):
+    :func:`shortcut_backpropagation` makes it with a constant 1, their Eq. 6, and
+    :func:`evolutionary_training` with a falling :math:`\lambda`, their Eq. 10. The sum of losses,
+    weights and ``per_step`` are ours. With ``combine="logits"``, :math:`\lambda` must come to 0
+    before training ends, or removing the heads changes predictions.
 
     In eval mode, or without gradients, it is the plain criterion, so that one object serves
     training and validation.
@@ -110,7 +110,7 @@ class ShortcutLoss(nn.Module):
             raise ValueError(
                 f"{type(schedule).__name__} compares the losses of the heads, and "
                 'combine="logits" has none: use combine="loss", or '
-                "EvolutionarySchedule(epochs, finish=0.9)."
+                "EvolutionarySchedule(epochs)."
             )
         if not isinstance(per_step, bool):
             raise TypeError(f"per_step must be True or False, got {per_step!r}.")

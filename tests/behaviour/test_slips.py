@@ -895,7 +895,7 @@ def test_the_state_of_the_criterion_holds_the_schedule():
 
 
 def test_a_schedule_resumed_with_more_epochs_is_as_long_as_the_new_one():
-    old, new = EvolutionarySchedule(2, hold=0.0), EvolutionarySchedule(8, hold=0.0)
+    old, new = EvolutionarySchedule(2, start=1.0), EvolutionarySchedule(8, start=1.0)
     old.step()
     old.step()
     with pytest.warns(ShortcutWarning, match="schedule of 2 epochs, and this one has 8"):

@@ -169,7 +169,7 @@ def test_trains_as_by_hand_and_comes_back(name, mode):
     assert wrap_with_shortcuts(model) is model
     heads = {name: branch.head for name, branch in shortcut_branches(model).items()}
     linears = {name: copy_of(head.linear) for name, head in heads.items()}
-    criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), EvolutionarySchedule(EPOCHS, hold=0))
+    criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), EvolutionarySchedule(EPOCHS, start=1))
 
     def loss_of(logits, epoch):
         assert criterion.schedule.last_epoch == epoch

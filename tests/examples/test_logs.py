@@ -94,14 +94,16 @@ def test_ctrl_c_before_the_training_begins_is_one_line(tmp_path, imported):
 
 def test_more_epochs_stretch_the_schedules_of_what_is_left(tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log"
-    flags = [*FLAGS, "--method", "evolutionary", "--hold", "0", "--out", folder]
+    flags = [*FLAGS, "--method", "evolutionary", "--out", folder]
     succeed("train_cifar.py", *flags, log=log)
     done = succeed("train_cifar.py", "--resume", folder, "--epochs", "4", log=log)
     assert "--epochs 2 -> 4" in done.out and "epoch 4/4" in done.out
     assert "λ go on as in a training of 4 epochs, the former with 0.05\n" in done.out
     rows = pd.read_csv(folder / "metrics.csv")
     assert rows.epoch.tolist() == [1, 2, 3, 4]
-    assert rows["lambda"].tolist() == [1, 0.5, 0.5, 0.25]  # a line to 0 over 2, then over 4 epochs
+    # A line to 0 over 2, then over 4 epochs of 5 steps; of each epoch, λ of its last step.
+    left = [6 / 10, 1 / 10, 6 / 20, 1 / 20]
+    assert rows["lambda"].tolist() == pytest.approx([0.25 * share for share in left])
     assert rows.lr.iloc[1] == 0 and rows.lr.iloc[3] == 0
     assert rows.lr.iloc[2] == pytest.approx(0.1 * (1 + 2**-0.5 * -1) / 2)
     config = json.loads((folder / "config.json").read_text())

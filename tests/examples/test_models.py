@@ -9,7 +9,7 @@ from spikingjelly.activation_based import functional
 from tests.examples.scripts import TINY, succeed
 
 MODELS = [
-    *("plain:4", "plain:18", "resnet18", "resnet19", "resnet20", "spiking_resnet18"),
+    *("plain:4", "plain:18", "resnet18", "resnet19", "resnet20", "resnet34", "spiking_resnet18"),
     *("sew_resnet18", "spiking_vgg11_bn", "plif_cifar10", "plif_cifar10dvs", "plif_nmnist"),
 ]
 

@@ -1,6 +1,7 @@
 """train_cifar.py: methods, models and data sets by flags, and what a run leaves behind."""
 
 import json
+import os
 import tarfile
 from functools import partial
 
@@ -9,8 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
+from sj_shortcut import ShortcutLoss
 from tests.examples.data_sets import extract
-from tests.examples.scripts import TINY, assert_same_weights, shared, succeed, weights
+from tests.examples.scripts import TINY, Script, assert_same_weights, shared, succeed, weights
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def test_real_cifar10_is_learned(cifar10, tmp_path):
 def test_what_a_run_leaves_behind(tmp_path, example_modules):
     folder = tmp_path / "run"
     flags = [*TINY, "--epochs", "4", "--gradients-every", "2"]
-    flags += "--method evolutionary --hold 0 --finish 0.75".split()
+    flags += "--method evolutionary --combine loss --lambda-start 1 --finish 0.75".split()
     done = succeed("train_cifar.py", *flags, "--out", folder, log=tmp_path / "log")
     assert {path.name for path in folder.iterdir()} == set(
         "config.json metrics.csv tensorboard last.pt previous.pt best.pt model.pt curves.png "
@@ -53,10 +55,13 @@ def test_what_a_run_leaves_behind(tmp_path, example_modules):
 
     metrics = pd.read_csv(folder / "metrics.csv")
     assert metrics.epoch.tolist() == [1, 2, 3, 4]
-    np.testing.assert_allclose(metrics["lambda"], [1, 2 / 3, 1 / 3, 0], atol=1e-12)
+    # λ falls at each of 15 steps; of an epoch, that of its last of 5 is told.
+    np.testing.assert_allclose(metrics["lambda"], [11 / 15, 6 / 15, 1 / 15, 0], atol=1e-12)
     assert metrics.loss_2.notna().tolist() == [True, True, True, False]
-    total = metrics.loss_main + metrics["lambda"] * (metrics.loss_2 + metrics.loss_5).fillna(0)
-    np.testing.assert_allclose(total, metrics.loss, rtol=1e-6)
+    of_heads = (metrics.loss_2 + metrics.loss_5).fillna(0)
+    share = (metrics.loss - metrics.loss_main) / of_heads.where(of_heads > 0)
+    assert share[:3].between(metrics["lambda"][:3], metrics["lambda"][:3] + 4 / 15).all()
+    assert metrics.loss.iloc[3] == pytest.approx(metrics.loss_main.iloc[3], rel=1e-12)
     shares = metrics.filter(like="accuracy")
     assert list(shares) == ["train_accuracy", "test_accuracy", "head_accuracy_2", "head_accuracy_5"]
     assert ((shares >= 0) & (shares <= 1)).all(axis=None)
@@ -81,18 +86,62 @@ def test_what_a_run_leaves_behind(tmp_path, example_modules):
     assert share == metrics.test_accuracy.iloc[-1]
 
 
+def test_losses_add_up(tmp_path):
+    flags = [*TINY, "--epochs", "2"]
+    flags += "--method shortcut --combine loss --lambda-start 0.5".split()
+    succeed("train_cifar.py", *flags, "--out", tmp_path / "run", log=tmp_path / "log")
+    metrics = pd.read_csv(tmp_path / "run" / "metrics.csv")
+    assert metrics["lambda"].tolist() == [0.5, 0.5]
+    total = metrics.loss_main + 0.5 * (metrics.loss_2 + metrics.loss_5)
+    np.testing.assert_allclose(total, metrics.loss, rtol=1e-6)
+
+
+def write_each_coefficient(path, die_at):
+    """Write λ of each training step to a file; in the step before which `die_at` are done, die."""
+    forward, done = ShortcutLoss.forward, []
+
+    def noted(self, output, target):
+        done.append(self.schedule.coefficient)
+        path.write_text(json.dumps(done))
+        if len(done) > die_at:
+            os._exit(9)
+        return forward(self, output, target)
+
+    ShortcutLoss.forward = noted
+
+
+def test_the_papers_coefficient_at_every_step_resumed_in_the_middle_of_an_epoch(tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    flags = [*TINY, "--epochs", "3", "--checkpoint-every", "1", "--method", "evolutionary"]
+    before = partial(write_each_coefficient, tmp_path / "first", die_at=7)
+    script = Script("train_cifar.py", *flags, "--out", folder, log=log, before=before)
+    assert script.wait().code == 9
+    before = partial(write_each_coefficient, tmp_path / "second", die_at=99)
+    succeed("train_cifar.py", "--resume", folder, log=log, before=before)
+    first, second = (json.loads((tmp_path / name).read_text()) for name in ("first", "second"))
+    expected = [0.25 * (1 - i / 15) for i in range(15)]
+    assert first == pytest.approx(expected[:8], abs=1e-12)
+    assert second == pytest.approx(expected[7:], abs=1e-12)
+    config = json.loads((folder / "config.json").read_text())
+    papers = {"at": "stages", "grid": 1, "combine": "logits", "lambda_start": 0.25}
+    papers |= {"lambda_end": 0, "hold": 0, "finish": 1, "schedule": "linear"}
+    assert {name: config[name] for name in papers} == papers
+
+
 METHODS = [
     "--method vanilla",
     "--method vanilla --per-step",
     "--method shortcut --lambda-start 0.5 --per-step --at all",
-    "--method evolutionary --combine logits --schedule cosine --at 1",
-    "--method evolutionary --schedule step --step-mode s --surrogate rectangle",
-    "--method evolutionary --schedule exponential --combine logits --step-mode s --at 2,5",
-    "--method evolutionary --combine logits --per-step",
+    "--method shortcut",
+    "--method evolutionary --schedule cosine --at 1 --grid 2",
+    "--method evolutionary --combine loss --schedule step --step-mode s --surrogate rectangle",
+    "--method evolutionary --schedule exponential --step-mode s --at 2,5 --hold 0.3",
+    "--method evolutionary --per-step",
     "--optimizer adamw --warmup-epochs 1 --amp bf16 --channels-last",
     "--method handover --per-step --at 1",
     "--norm tdbn --crop --flip --cutout 3 --image-size 12",
     "--model resnet20 --width 4 --batch-size 50 --image-size 32",
+    "--model resnet34 --width 2 --method evolutionary --decay 0.5 --threshold 1 --optimizer adamw",
     "--model resnet19 --width 4 --batch-size 50 --norm tdbn",
 ]
 

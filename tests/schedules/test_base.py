@@ -14,7 +14,7 @@ from tests.schedules.tools import FINITE, INF, NAN, through_torch
 
 
 def test_steps_by_one_or_to_a_given_epoch():
-    schedule = EvolutionarySchedule(10, hold=0)
+    schedule = EvolutionarySchedule(10, start=1)
     assert schedule.last_epoch == 0
     schedule.step()
     assert (schedule.last_epoch, schedule.coefficient) == (1, 0.9)
@@ -54,7 +54,7 @@ def test_copies_are_equal_and_independent(schedule, copied):
 
 
 def test_repr_tells_settings_and_position():
-    schedule = EvolutionarySchedule(10, "step", hold=0, steps=2)
+    schedule = EvolutionarySchedule(10, "step", start=1, steps=2)
     schedule.step(5)
     assert repr(schedule) == (
         "EvolutionarySchedule(epochs=10, shape='step', start=1.0, end=0.0, hold=0.0, finish=1.0, "

@@ -71,7 +71,7 @@ def test_calling_is_pure(kwargs, here, elsewhere):
 
 
 @given(st.integers(1, 500), st.floats(0, 1), st.floats(0, 10))
-def test_linear_and_cosine_without_hold_are_the_published_decays(epochs, fraction, weight):
+def test_linear_and_cosine_are_their_formulas(epochs, fraction, weight):
     epoch = fraction * epochs
     linear = EvolutionarySchedule(epochs, "linear", start=weight, hold=0)
     cosine = EvolutionarySchedule(epochs, "cosine", start=weight, hold=0)
@@ -84,7 +84,7 @@ def test_linear_and_cosine_without_hold_are_the_published_decays(epochs, fractio
 
 @given(st.floats(1e-3, 50), st.floats(0, 1))
 def test_exponential_is_its_formula(rate, progress):
-    schedule = EvolutionarySchedule(1, "exponential", hold=0, rate=rate)
+    schedule = EvolutionarySchedule(1, "exponential", start=1, rate=rate)
     floor = math.exp(-rate)
     expected = (math.exp(-rate * progress) - floor) / (1 - floor)
     assert schedule(progress) == pytest.approx(expected, rel=1e-9, abs=1e-6)
@@ -92,7 +92,7 @@ def test_exponential_is_its_formula(rate, progress):
 
 @pytest.mark.parametrize("rate", [1e-300, 5e-324, 1e300])
 def test_exponential_stands_extreme_rates(rate):
-    schedule = EvolutionarySchedule(4, "exponential", hold=0, rate=rate)
+    schedule = EvolutionarySchedule(4, "exponential", start=1, rate=rate)
     values = [schedule(epoch) for epoch in range(5)]
     assert values[0] == 1
     assert values[-1] == 0
@@ -102,7 +102,7 @@ def test_exponential_stands_extreme_rates(rate):
 @given(st.integers(1, 300))
 @example(49)
 def test_each_step_falls_in_its_epoch_despite_rounding(epochs):
-    schedule = EvolutionarySchedule(epochs, "step", hold=0, steps=epochs)
+    schedule = EvolutionarySchedule(epochs, "step", start=1, steps=epochs)
     exact = [float(1 - Fraction(epoch, epochs)) for epoch in range(epochs + 1)]
     assert [schedule(epoch) for epoch in range(epochs + 1)] == pytest.approx(exact, abs=1e-12)
 
@@ -115,8 +115,24 @@ def test_finish_can_leave_exactly_the_last_epoch_at_the_end(epochs, shape):
     assert schedule(epochs - 2) > 0
 
 
-def test_default_holds_for_half_of_the_training_then_falls_to_zero():
-    schedule = EvolutionarySchedule(8)
+@given(st.integers(1, 400), st.integers(1, 100))
+def test_default_is_the_papers_coefficient_at_every_iteration(epochs, batches):
+    schedule = EvolutionarySchedule(epochs)
+    i, iterations = 0, epochs * batches
+    for epoch in range(min(epochs, 3)):
+        for batch in range(batches):
+            assert schedule.coefficient == pytest.approx(0.25 * (1 - i / iterations), abs=1e-9)
+            schedule.step(epoch + (batch + 1) / batches)
+            i += 1
+
+
+def test_default_falls_in_a_line_to_exactly_zero():
+    schedule = EvolutionarySchedule(4)
+    assert [schedule(epoch) for epoch in range(6)] == [0.25, 0.1875, 0.125, 0.0625, 0, 0]
+
+
+def test_half_of_the_training_can_be_held():
+    schedule = EvolutionarySchedule(8, start=1, hold=0.5)
     assert [schedule(epoch) for epoch in range(9)] == [1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0]
 
 
@@ -168,13 +184,13 @@ def test_resuming_equals_never_stopping(kwargs, before, after):
         ({"hold": NAN}, ValueError, f"hold {FINITE} nan."),
         ({"hold": False}, TypeError, "hold must be a number, not bool: False."),
         (
-            {"finish": 0.5},
+            {"hold": 0.5, "finish": 0.5},
             ValueError,
             "finish must be above hold (0.5) and at most 1, not 0.5. It is the fraction of the "
             "training after which λ is end; for an earlier one, lower hold.",
         ),
         (
-            {"finish": 1.1},
+            {"hold": 0.5, "finish": 1.1},
             ValueError,
             "finish must be above hold (0.5) and at most 1, not 1.1.",
         ),
@@ -270,7 +286,7 @@ def test_the_new_length_wins_and_all_else_is_the_checkpoints(kwargs, epochs, at)
 
 
 def test_a_longer_training_is_told_of_with_both_lengths():
-    saved = EvolutionarySchedule(10, hold=0)
+    saved = EvolutionarySchedule(10, start=1)
     saved.step(5)
     longer = EvolutionarySchedule(20)
     said = r"of a schedule of 10 epochs, and this one has 20, which it keeps.*from epoch 5 on"

@@ -310,7 +310,7 @@ def test_the_default_schedule_hands_over_where_there_are_losses_to_compare():
 
 def test_the_schedule_drives_the_total():
     model = net_with_logits(0, log(2), log(3))
-    schedule = EvolutionarySchedule(4, hold=0)
+    schedule = EvolutionarySchedule(4, start=1)
     criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), schedule)
     assert criterion.schedule is schedule
     for coefficient in (1, 0.75, 0.5, 0.25):

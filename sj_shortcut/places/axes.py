@@ -260,12 +260,14 @@ class _Feature:
             return 0
         if near is None:
             return None
-        # It runs one step after the other inside this module, or the only one there is.
-        looped = self.time.axis is None and len(self.shape) == len(near.shape or ()) + 1
-        if near.calls > self.sight.calls or (looped and near.calls == self.sight.calls):
+        if near.calls > self.sight.calls:  # it runs one step after the other inside this module
             steps = near.calls // self.sight.calls
-            fits = [a for a, size in enumerate(self.shape) if size == steps and a != batch]
-            return fits[0] if fits else None
+            return next((a for a, s in enumerate(self.shape) if s == steps and a != batch), None)
+        if self.time.axis is None and near.calls == self.sight.calls:  # a single step, stacked
+            for axis in (0, 1):
+                rest = self.shape[:axis] + self.shape[axis + 1 :]
+                if axis != batch and self.shape[axis] == 1 and rest == near.shape:
+                    return axis
         time = self.time
         if time.axis is None:
             return self._single_step(batch)

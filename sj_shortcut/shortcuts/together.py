@@ -73,8 +73,9 @@ def head_that_waits(
         return None
     linear = head.linear
     # Given by functional_call they are tensors; of other classes, as if sharded, no one knows.
-    fit = _is_usual(linear.weight) and _is_usual(linear.bias) and is_plain(linear, nn.Linear)
-    return head if fit else None
+    usual = _is_usual(linear.weight) and _is_usual(linear.bias) and is_plain(linear, nn.Linear)
+    fit = linear.weight.shape == (branch.num_classes, branch.channels * head.grid**2)
+    return head if usual and fit else None
 
 
 def _is_usual(parameter: Tensor) -> bool:

@@ -105,6 +105,11 @@ class Plan:
         hand = self._run(weights, x, training, self.drops(x) if drops is None else drops)
         return hand.logits, hand.outputs
 
+    @property
+    def needs_example(self) -> bool:
+        """Whether a made-up batch cannot show it: it takes one number of time steps only."""
+        return self.style.name == "folded"
+
     def beside(self) -> set[str]:
         """Names of the places that the output does not depend on."""
         model = self.model()
@@ -144,8 +149,8 @@ class _Draws:
         self.mode = {"outside": draw(st.sampled_from(modes)), "inside": "s"}.get(
             self.style.name, "m"
         )
-        self.T = draw(st.integers(1, 3))
-        # A batch of one sample does not show where it is.
+        # Own neurons do not show where a single time step is, nor a network where one sample is.
+        self.T = draw(st.integers(2 if self.style.name in OWN else 1, 3))
         self.N = draw(st.integers(1 if self.style.name == "outside" else 2, 3))
         self.dims = dims
         self.channels = draw(st.integers(1, 3))
@@ -294,7 +299,8 @@ class _Draws:
             parts.append(self.spike())
         if votes > 1:
             return [*parts, Vote(votes)]
-        if self.mode == "m" and not self.both and parts[-1].spiking is False:
+        outside = self.style.name == "outside" and not self.both
+        if self.mode == "m" and outside and parts[-1].spiking is False:
             return [Chain(tuple(parts), self.one_of("sequential", "fold"))]
         return self.one_of(parts, [Chain(tuple(parts))])
 

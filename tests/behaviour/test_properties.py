@@ -249,7 +249,8 @@ def step_by_hand(
     for name, branch in shortcut_branches(model).items():
         if name not in outputs:  # its block is left out this time
             continue
-        feature, linear = averages_over_parts(outputs[name]), branch.head.linear
+        linear, whole = branch.head.linear, branch.head.grid == 1
+        feature = averages_over_parts(outputs[name], whole)
         logits[name] = F.linear(feature, linear.weight, linear.bias)
     total = training.total_by_hand(main, logits, weights, plan.target(more))
     assume(total.requires_grad)  # spikes of resonators do not depend on the first time step
@@ -257,10 +258,10 @@ def step_by_hand(
     return total, list(torch.autograd.grad(total, learning, materialize_grads=True))
 
 
-def averages_over_parts(x: Tensor) -> Tensor:
-    """[T, N, C * parts] of features [T, N, C, ...]: four parts of space, if there is any."""
-    if x.ndim == 3:
-        return x
+def averages_over_parts(x: Tensor, whole: bool) -> Tensor:
+    """[T, N, C * parts] of features [T, N, C, ...]: four parts of space, or the whole of it."""
+    if whole or x.ndim == 3:
+        return x.flatten(3).mean(3) if x.ndim > 3 else x
     space = x.flatten(0, 1).mean(2) if x.ndim == 6 else x.flatten(0, 1)
     if space.ndim == 3:
         parts = F.adaptive_avg_pool1d(space, 4)
@@ -517,7 +518,7 @@ def test_points_are_the_places_computed_by_hand(plan):
             continue
         assert seen[name].usable or seen[name].reason == OUTPUT, seen[name]
         assert seen[name].channels == output.shape[2]
-        if plan.needs_example and not blind[name].usable:
+        if has_side(plan) or (plan.needs_example and not blind[name].usable):
             continue
         assert blind[name].usable or blind[name].reason in (UNKNOWN, OUTPUT), blind[name]
         assert blind[name].channels in (None, output.shape[2])
@@ -526,11 +527,15 @@ def test_points_are_the_places_computed_by_hand(plan):
 
 
 @drawn
-@given(plan=plans(cat=True).filter(lambda plan: has_cat(plan) and not plan.needs_example))
+@given(
+    plan=plans(cat=True).filter(
+        lambda plan: has_cat(plan) and not (plan.needs_example or has_side(plan))
+    )
+)
 def test_a_wrong_guess_of_channels_is_refused_by_the_first_forward(plan):
     """Where parts are put side by side, the modules suggest a width that is not that of the sum."""
     model, outputs = plan.model(), places(plan)
-    usable = [p.name for p in points_of(model) if p.usable and p.name not in plan.beside()]
+    usable = [point.name for point in points_of(model) if point.usable]
     apart = {id(outputs[name]): name for name in usable}
     assume(apart)
     wrap(model, list(apart.values()), num_classes=plan.classes)
@@ -545,12 +550,12 @@ def test_a_wrong_guess_of_channels_is_refused_by_the_first_forward(plan):
 
 
 @drawn
-@given(plan=plans().filter(lambda plan: not plan.needs_example))
+@given(plan=plans().filter(lambda plan: not (plan.needs_example or has_side(plan))))
 def test_a_head_for_every_place_has_its_own_gradient(plan):
     """Every usable point at once, as far as outputs differ; each head learns from its own."""
     model = plan.model()
     outputs = places(plan)
-    usable = [p.name for p in points_of(model) if p.usable and p.name not in plan.beside()]
+    usable = [point.name for point in points_of(model) if point.usable]
     apart = {id(outputs[name]): name for name in usable}
     assume(apart)
     wrap(model, list(apart.values()))

@@ -15,25 +15,12 @@ import torch
 from torch import Tensor
 
 from sj_shortcut.places.layout import Layout
+from sj_shortcut.shortcuts.marks import mark
 
 __all__ = ["Forwards", "Record", "join", "records_behind"]
 
 # Sequences of compiled code to keep for losses that are taken after a reset.
 _FINISHED = 4
-
-
-def _mark(key: str) -> Any:
-    """A flag of a record by which its sequence may end, of which all records are told."""
-
-    def read(record: Record) -> bool:
-        return bool(getattr(record, key))
-
-    def write(record: Record, value: bool) -> None:
-        setattr(record, key, value)
-        if value:
-            record.forwards.marked = True
-
-    return property(read, write)
 
 
 class Record:
@@ -59,9 +46,7 @@ class Record:
         before: In compiled code the record before this one, of a single time step.
     """
 
-    used = _mark("_used")
-    spent = _mark("_spent")
-    read = _mark("_read")
+    used, spent, read = mark("_used"), mark("_spent"), mark("_read")
 
     def __init__(self, forwards: Forwards, graded: bool) -> None:
         self.forwards = forwards
@@ -256,10 +241,8 @@ class Forwards:
 
     def _any_ended(self) -> bool:
         """Whether one of the records has ended; T steps must not look at each other T times."""
-        if not self.marked and all(record.single for record in self.records[-1:]):
-            return False
-        self.marked = False
-        return any(self._ended(record) for record in self.records)
+        asked, self.marked = self.marked, False
+        return any(self._ended(record) for record in self.records[0 if asked else -1 :])
 
     def _ended(self, record: Record) -> bool:
         """Whether what comes after a record is the beginning of something new."""

@@ -29,11 +29,12 @@ COUNT := sed -n 's/.*<testsuite [^>]*errors=$(N) failures=$(N) skipped=$(N) test
     \4 tests: \2 failed, \1 errors, \3 skipped/p'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-new test-old lint clean
+.PHONY: help demo test test-new test-old gpu lint clean
 
 help:
 	@echo 'make demo   train a small network with and without shortcuts (examples/quickstart.py)'
 	@echo 'make test   lint, then run the tests on both generations of SpikingJelly'
+	@echo 'make gpu    on a machine with a GPU: check and measure what a CPU cannot show'
 	@echo 'make lint   ruff and mypy only'
 	@echo 'make clean  remove .venv and every cache and build output'
 
@@ -57,6 +58,10 @@ test-new: $(VENV)/.test-ready
 
 test-old: $(VENV)/.test-ready $(OLD)/.ready
 	PYTHONPATH='$(abspath $(OLD))' $(PYTEST) --junit-xml=$(VENV)/old.xml
+
+# GPU=--help lists what can be asked for. The other generation: PYTHONPATH=.venv/spikingjelly-...
+gpu: $(VENV)/.test-ready
+	$(PY) -m analysis.gpu $(GPU)
 
 lint: $(VENV)/.test-ready
 	$(PY) -m ruff check .

@@ -51,6 +51,9 @@ __all__ = [
     "wrapping",
 ]
 
+# Of all heads that are measured, whatever the default makes of the size of the network.
+GRID = 2
+
 Run = Callable[[], Tensor]
 Variant = Callable[[Bench], AbstractContextManager[Run]]
 
@@ -69,7 +72,8 @@ def wrapped(at: At = "auto", head: type[ShortcutHead] | None = None) -> Variant:
 
     @contextmanager
     def variant(bench: Bench) -> Iterator[Run]:
-        criterion = ShortcutLoss(wrap_with_shortcuts(bench.model, at, head=head), bench.criterion)
+        model = wrap_with_shortcuts(bench.model, at, head=head, grid=None if head else GRID)
+        criterion = ShortcutLoss(model, bench.criterion)
         bench.logits(bench.model)  # the first batch is looked at, once in a training
         bench.clear()
         yield lambda: criterion(bench.logits(bench.model), bench.y)
@@ -125,7 +129,7 @@ def evaluated_wrapped(bench: Bench) -> Iterator[Run]:
     """Inference, with heads in a copy of the model, which do not run."""
 
     def with_heads() -> nn.Module:
-        return wrap_with_shortcuts(bench.another())
+        return wrap_with_shortcuts(bench.another(), grid=GRID)
 
     yield _inference(bench, bench.keep("evaluated wrapped", with_heads))
 
@@ -140,7 +144,7 @@ def removed(bench: Bench) -> Iterator[Run]:
 
     def had_heads() -> nn.Module:
         model = bench.another()
-        criterion = ShortcutLoss(wrap_with_shortcuts(model), bench.criterion)
+        criterion = ShortcutLoss(wrap_with_shortcuts(model, grid=GRID), bench.criterion)
         criterion(bench.logits(model), bench.y).backward()
         bench.clear()
         check_same_tree(remove_shortcuts(model), bench.model)
@@ -209,7 +213,7 @@ def compiled(at: At | None = None, backend: str = "inductor") -> Variant:
         model = bench.another()
         criterion: nn.Module = bench.criterion
         if at is not None:
-            criterion = ShortcutLoss(wrap_with_shortcuts(model, at), criterion)
+            criterion = ShortcutLoss(wrap_with_shortcuts(model, at, grid=GRID), criterion)
         # Compiled code is kept by code object: each copy needs one of its own.
         forward = FunctionType(_call.__code__.replace(co_name=f"call_{id(model)}"), globals())
         fast = torch.compile(forward, backend=backend, dynamic=False)
@@ -250,7 +254,7 @@ def wrapping(bench: Bench, at: At, times: int) -> tuple[int, float]:
     samples = []
     for _ in range(times):
         start = now(bench.device)
-        wrap_with_shortcuts(bench.model, at)
+        wrap_with_shortcuts(bench.model, at, grid=GRID)
         samples.append(now(bench.device) - start)
         heads = len(shortcut_branches(bench.model))
         remove_shortcuts(bench.model)

@@ -168,7 +168,7 @@ def with_method(run: Run, model: nn.Module) -> tuple[nn.Module, ShortcutSchedule
         loss = evolutionary_training(model, plain, run.epochs)
         return loss, loss.schedule
     if run.method == "defaults":
-        wrap_with_shortcuts(model)
+        wrap_with_shortcuts(model, grid=2)
         loss = ShortcutLoss(model, plain)
         return loss, loss.schedule
     if run.method == "tet":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 import random
 from collections.abc import Callable
@@ -22,7 +21,6 @@ from sj_shortcut import (
     EvolutionarySchedule,
     HandoverSchedule,
     NeuronBackend,
-    ShortcutHead,
     ShortcutLoss,
     ShortcutSchedule,
     set_backend,
@@ -194,9 +192,8 @@ def add_method(
     at = int(args.at) if args.at.isdecimal() else args.at
     if isinstance(at, str) and "," in at:
         at = [name.strip() for name in at.split(",")]
-    head = functools.partial(ShortcutHead, grid=args.grid) if args.grid else None
     try:
-        wrap_with_shortcuts(model, at, num_classes=classes, head=head, example_input=example)
+        wrap_with_shortcuts(model, at, num_classes=classes, grid=args.grid, example_input=example)
     except ValueError as error:
         raise UserError(f"--at {args.at}: {one_line(error)}") from error
     schedule = make_schedule(args)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,6 +18,7 @@ from sj_shortcut.gradients.run_model import (
     Forward,
     as_in_training,
     checked_loss,
+    is_single,
     moved_to,
     output_of,
     pairs,
@@ -80,7 +81,11 @@ def gradient_flow(
       gradient are 0, and its status is "none".
 
     Coherence and SNR are computed from running sums: two copies of the gradients (of each source)
-    whatever the number of batches.
+    whatever the number of batches, and none where it is one ``(x, y)``.
+
+    ``by_source`` goes back from each head by itself, through the part of the network under it: with
+    heads evenly spaced half a backward pass a head. They cannot be had in one pass, as each layer
+    has another gradient from each head.
 
     Args:
         model: The model, wrapped or not; in DistributedDataParallel or compiled, the original
@@ -134,6 +139,7 @@ def gradient_flow(
     if not tracer.layers:
         raise ValueError(f"{type(bare).__name__} has no layer with weights to measure.")
     flow = _Flow(bare, loss_fn, forward, tracer, by_source, per_step, neuron_types)
+    flow.sums_up = not is_single(batches)
     with as_in_training(bare, loss_fn):
         try:
             tracer.watch()
@@ -164,6 +170,7 @@ class _Flow:
         self.tracer = tracer
         self.by_source = by_source
         self.per_step = per_step
+        self.sums_up = True
         self.batches = 0
         self.sums: dict[tuple[str, str], GradientSums] = {}
         self.measured: dict[tuple[str, str, int], list[Row]] = {}
@@ -175,23 +182,25 @@ class _Flow:
         x, y = moved_to(x, device), moved_to(y, device)
         output = output_of(self.model, x, y, self.loss_fn, self.forward, self.neuron_types)
         loss = checked_loss(self.loss_fn(output, y))
-        for source, grads, whole in self._sources(loss, output):
-            self._note(source, grads, whole)
+        whole = self._gradients([loss], None)
+        squares: dict[str, Tensor | None] = {}
+        if self.by_source:
+            squares = {name: inner_product(grads, grads) for name, grads in whole.items()}
+        for source, grads in self._sources(loss, output, whole):
+            self._note(source, grads, whole, squares)
             self.tracer.forget_gradients()
         self.tracer.forget()
         self.batches += 1
 
     def _sources(
-        self, loss: Tensor, output: Any
-    ) -> Iterator[tuple[str, Gradients, Gradients | None]]:
-        """Name and gradients of each source, and the gradients of all of them together."""
-        whole = self._gradients([loss], None)
+        self, loss: Tensor, output: Any, whole: Gradients
+    ) -> Iterator[tuple[str, Gradients]]:
+        """Name and gradients of each source."""
         if not self.by_source:
-            yield "", whole, None
+            yield "", whole
             return
         self.tracer.forget_gradients()
-        for source, part in split_by_source(loss, output, whole, self._gradients):
-            yield source, part, whole
+        yield from split_by_source(loss, output, whole, self._gradients)
 
     def _gradients(self, ends: Sequence[Tensor], at: Sequence[Tensor] | None) -> Gradients:
         """Gradients of all weights, going back from ``ends`` with the gradients there."""
@@ -205,30 +214,44 @@ class _Flow:
         found = dict(zip(weights, grads, strict=True))
         return {layer.name: [found.get(id(w)) for w in layer.weights] for layer in layers}
 
-    def _note(self, source: str, grads: Gradients, whole: Gradients | None) -> None:
-        """Write down the rows of one source and one batch."""
+    def _note(
+        self,
+        source: str,
+        grads: Gradients,
+        whole: Gradients,
+        squares: Mapping[str, Tensor | None],
+    ) -> None:
+        """Write down the rows of one source and one batch.
+
+        Args:
+            source: Its name; empty for all together.
+            grads: Its gradients.
+            whole: Those of all sources together.
+            squares: For each layer the inner product of these with themselves, to give shares of.
+        """
         fetcher, calls = Fetcher(), self.tracer.calls
         measures: dict[str, WeightMeasure] = {}
-        products: dict[str, tuple[Tensor | None, Tensor | None]] = {}
+        along: dict[str, Tensor | None] = {}
         for layer in self.tracer.layers:
             name, own = layer.name, grads[layer.name]
             measures[name] = measure_weights(layer, own)
             measures[name].ask_for(fetcher)
             ask_for(calls.get(name, ()), fetcher)
-            if whole is not None:
-                all_of_it = whole[name]
-                products[name] = inner_product(own, all_of_it), inner_product(all_of_it, all_of_it)
-                for product in products[name]:
-                    fetcher.add(product)
+            if squares:
+                along[name] = inner_product(own, whole[name])
+                fetcher.add(along[name])
+                fetcher.add(squares[name])
         fetcher.fetch()
         for name, measure in measures.items():
             row = measure.row(fetcher, depth_of(name, self.tracer.order))
             sums = self.sums.setdefault((name, source), GradientSums(measure.count))
-            sums.add(grads[name], row["weight_grad_norm"])
+            if self.sums_up:
+                sums.add(grads[name], row["weight_grad_norm"])
             for i, columns in enumerate(firing_rows(calls.get(name, ()), fetcher, self.per_step)):
                 full = {**row, **columns}
-                if whole is not None:
-                    full |= share_columns(full, source, *map(fetcher.value, products[name]))
+                if squares:
+                    values = fetcher.value(along[name]), fetcher.value(squares[name])
+                    full |= share_columns(full, source, *values)
                 self.measured.setdefault((name, source, i), []).append(full)
 
     def rows(self) -> list[Row]:

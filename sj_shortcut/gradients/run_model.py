@@ -20,6 +20,7 @@ __all__ = [
     "as_in_training",
     "called_each_step",
     "checked_loss",
+    "is_single",
     "moved_to",
     "output_of",
     "pairs",
@@ -156,7 +157,7 @@ def pairs(batches: Any) -> Iterator[tuple[Any, Any]]:
         TypeError: If they are neither.
         ValueError: If one is no pair.
     """
-    if isinstance(batches, tuple | list) and len(batches) == 2 and isinstance(batches[0], Tensor):
+    if _is_pair(batches):
         batches = [batches]
     if not isinstance(batches, Iterable) or isinstance(batches, Tensor):
         raise TypeError(
@@ -169,6 +170,16 @@ def pairs(batches: Any) -> Iterator[tuple[Any, Any]]:
                 f"{f' of {len(batch)}' if isinstance(batch, tuple | list) else ''}."
             )
         yield batch[0], batch[1]
+
+
+def is_single(batches: Any) -> bool:
+    """Whether it is known beforehand that there is but one batch."""
+    return _is_pair(batches) or (isinstance(batches, tuple | list) and len(batches) == 1)
+
+
+def _is_pair(batches: Any) -> bool:
+    is_pair = isinstance(batches, tuple | list) and len(batches) == 2
+    return is_pair and isinstance(batches[0], Tensor)
 
 
 def moved_to(data: Any, device: torch.device) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -54,6 +55,18 @@ class Look:
     unbatched: bool = False
     calls: Mapping[str, int] = field(default_factory=dict)
     kinds: Mapping[str, str] = field(default_factory=dict)
+
+    def weights_from(self, name: str) -> int:
+        """How many of the layers with weights finished with a module that ran, or after it."""
+        return len(self._ends) - bisect_left(self._ends, self._turns[name])
+
+    @cached_property
+    def _turns(self) -> dict[str, int]:
+        return {name: turn for turn, name in enumerate(self.order)}
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return sorted(self._turns[name] for name in self.weights)
 
     def leads_to_output(self, name: str) -> bool:
         """Whether the output that looks like logits depends on a module."""
@@ -157,10 +170,8 @@ def _summary(
     reach = [frozenset(reached(seen, output)) for output in outputs]
     on_way = [name for name in seen.weights if main is None or name in reach[main]]
     counted = {name: i for i, name in enumerate(seen.weights)}
-    before = {
-        name: sum(counted[w] < sight.weights_before for w in on_way)
-        for name, sight in seen.sights.items()
-    }
+    turns = [counted[name] for name in on_way]  # in ascending order, as on_way is
+    before = {name: bisect_left(turns, s.weights_before) for name, s in seen.sights.items()}
     shape = None if main is None else tuple(outputs[main].shape)
     return Look(
         order=tuple(seen.sights),

@@ -200,8 +200,7 @@ def _draft(place: Place, look: Look | None, layout: LayoutArgument, made_up: boo
         _refuse(draft, f"its output is a {kind} without a {what}" if ran else missing)
         return draft
     draft.weights_before = look.weights_before[place.name]
-    after = set(look.order[look.order.index(place.name) :])
-    draft.weights_after = sum(name in after for name in look.weights)
+    draft.weights_after = look.weights_from(place.name)
     draft.aside = not look.leads_to_output(place.name)
     try:
         _take_layout(draft, shape, _known_layout(place.name, shape, look, layout))
@@ -274,9 +273,9 @@ def _settle_path(
     current = 1
     for name in order:
         draft = drafts[name]
-        for step in path:
-            if f"{name}.".startswith(f"{step.point.name}."):
-                current = stages[step.point.name]
+        parts = name.split(".")
+        for end in range(len(parts)):  # a step itself, or what is inside one
+            current = stages.get(".".join(parts[: end + 1]), current)
         usable = draft.point.usable
         draft.point = replace(draft.point, stage=current)
         if draft is last and usable:

@@ -11,6 +11,7 @@ from torch import nn
 
 from sj_shortcut.neurons import has_memory
 from sj_shortcut.shortcuts.branch import ShortcutBranch
+from sj_shortcut.shortcuts.head import check_grid
 from sj_shortcut.shortcuts.hooks import has_shortcuts
 from sj_shortcut.torch_model import NO_DATA_PARALLEL, is_compiled, is_sharded, require_module
 
@@ -63,12 +64,24 @@ def check_wrappable(model: nn.Module) -> None:
             )
 
 
-def check_factory(head: Any) -> None:
+def check_factory(head: Any, grid: Any = None) -> None:
     """Refuse what makes no heads.
 
+    Args:
+        head: Makes heads; ``None`` for the default.
+        grid: Parts of the map that default heads average over; ``None`` for the default.
+
     Raises:
-        TypeError: If it cannot be called, or is a head itself.
+        TypeError: If ``head`` cannot be called, or is a head itself.
+        ValueError: If ``grid`` is no number of parts, or there are both.
     """
+    if grid is not None:
+        check_grid(grid)
+        if head is not None:
+            raise ValueError(
+                "grid= is for the default heads, and head= makes others: give one of them, such as "
+                f"head=functools.partial(ShortcutHead, grid={grid})."
+            )
     if head is None or (callable(head) and not isinstance(head, nn.Module)):
         return
     raise TypeError(

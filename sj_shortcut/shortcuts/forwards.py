@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sj_shortcut.places.layout import Layout
+from sj_shortcut.shortcuts.marks import mark
 
 __all__ = ["Forwards", "Record", "join", "records_behind"]
 
@@ -45,6 +46,8 @@ class Record:
         before: In compiled code the record before this one, of a single time step.
     """
 
+    used, spent, read = mark("_used"), mark("_spent"), mark("_read")
+
     def __init__(self, forwards: Forwards, graded: bool) -> None:
         self.forwards = forwards
         self.graded = graded
@@ -56,7 +59,7 @@ class Record:
         self.blocked: list[str] = []
         self.asleep: list[str] = []
         self.unseen: list[tuple[str, tuple[int, ...]]] = []
-        self.used = self.spent = self.read = False
+        self._used = self._spent = self._read = False
         self.single = True
         self.number = 0
         self.before: Record | None = None
@@ -102,6 +105,7 @@ class Forwards:
         current: The record of the forward that is running.
         again: That of one that a checkpoint runs again in a backward pass; nothing comes of it.
         records: Those since the last reset, all but the last of single time steps.
+        marked: Whether any record was used, spent or read since it was last asked.
         compiled: The newest record of compiled code, where none can hang on outputs; each leads to
             the one before it, as code that looked at how many there are would be compiled anew.
         finished: Those before the last few resets, as a loss may be taken after a reset.
@@ -139,6 +143,7 @@ class Forwards:
     current: Record | None = None
     again: Record | None = None
     records: list[Record] = field(default_factory=list)
+    marked: bool = False
     compiled: Record | None = None
     finished: list[Record] = field(default_factory=list)
     together: bool = True
@@ -189,8 +194,9 @@ class Forwards:
         if not record.logits:
             return
         self.reached = True
-        goes_on = record.single and not any(self._ended(r) for r in self.records)
-        self.records = [*self.records, record] if goes_on else [record]
+        if not record.single or self._any_ended():
+            self.records = []
+        self.records.append(record)
 
     def keep_compiled(self, record: Record) -> None:
         """Take the record of a forward in compiled code, which must not ask what came before."""
@@ -232,6 +238,11 @@ class Forwards:
                 break
             found.insert(0, record)
         return found
+
+    def _any_ended(self) -> bool:
+        """Whether one of the records has ended; T steps must not look at each other T times."""
+        asked, self.marked = self.marked, False
+        return any(self._ended(record) for record in self.records[0 if asked else -1 :])
 
     def _ended(self, record: Record) -> bool:
         """Whether what comes after a record is the beginning of something new."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from sj_shortcut.places import ShortcutPoint
 from sj_shortcut.shortcuts.pooling import average, cells
 
-__all__ = ["HeadFactory", "ShortcutHead"]
+__all__ = ["HeadFactory", "ShortcutHead", "check_grid", "default_grid"]
 
 HeadFactory = Callable[[int, int], nn.Module]
+
+# The grids that default heads choose from, finest first; 4 may come before these.
+_GRIDS = (2, 1)
+# All heads together may add so much to the parameters of the model.
+_BUDGET = 0.1
 
 
 class ShortcutHead(nn.Module):
@@ -48,8 +55,7 @@ class ShortcutHead(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, grid: int = 2) -> None:
         super().__init__()
-        if isinstance(grid, bool) or not isinstance(grid, int) or grid < 1:
-            raise ValueError(f"grid must be a whole number of at least 1, got {grid!r}.")
+        check_grid(grid)
         self.grid = grid
         self.linear = nn.Linear(channels * grid * grid, num_classes)
 
@@ -72,3 +78,35 @@ class ShortcutHead(nn.Module):
     def extra_repr(self) -> str:
         """The grid, for ``print(model)``."""
         return f"grid={self.grid}" if self.grid > 1 else ""
+
+
+def check_grid(grid: object) -> None:
+    """Refuse what is no number of parts.
+
+    Raises:
+        ValueError: If ``grid`` is less than 1, or no whole number.
+    """
+    if isinstance(grid, bool) or not isinstance(grid, int) or grid < 1:
+        raise ValueError(f"grid must be a whole number of at least 1, got {grid!r}.")
+
+
+def default_grid(model: nn.Module, points: Iterable[ShortcutPoint], num_classes: int) -> int:
+    """The finest grid with which all heads together add at most a tenth to a model's parameters.
+
+    Args:
+        model: The model, without heads.
+        points: Where the heads will sit.
+        num_classes: Number of classes K.
+
+    Returns:
+        The grid of heads over features with space; 1 where no grid is within the budget.
+    """
+    points = list(points)
+    own = sum(p.numel() for p in model.parameters() if not is_lazy(p))
+
+    def added(grid: int) -> int:
+        parts = [grid * grid if point.spatial else 1 for point in points]
+        widths = [point.channels or 0 for point in points]
+        return sum(c * n + 1 for c, n in zip(widths, parts, strict=True)) * num_classes
+
+    return next((grid for grid in _GRIDS if added(grid) <= _BUDGET * own), 1)

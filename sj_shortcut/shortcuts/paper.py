@@ -7,14 +7,12 @@ fact what is theirs.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from torch import nn
 
 from sj_shortcut.places import At
 from sj_shortcut.schedules import ConstantSchedule, EvolutionarySchedule, ShortcutSchedule
-from sj_shortcut.shortcuts.head import ShortcutHead
 from sj_shortcut.shortcuts.loss import Criterion, ShortcutLoss
 from sj_shortcut.shortcuts.wrap import remove_shortcuts, wrap_with_shortcuts
 
@@ -134,8 +132,8 @@ def _summed(
     wrapping: dict[str, Any],
 ) -> ShortcutLoss:
     """Branches as the paper's, and the loss of their logits added to the output's."""
-    options: dict[str, Any] = {"head": partial(ShortcutHead, grid=1), **wrapping}
-    wrap_with_shortcuts(model, at, **options)
+    own = {"grid": 1} if wrapping.get("head") is None else {}
+    wrap_with_shortcuts(model, at, **{**own, **wrapping})
     try:
         return ShortcutLoss(model, criterion, schedule, combine="logits", per_step=per_step)
     except BaseException:

@@ -1,33 +1,26 @@
-"""What only a GPU can show: neuron kernels, GradScaler, NCCL, inductor.
-
-SpikingJelly 2.0.0 picks its kernels once in a process, so each choice gets a process of its own.
-"""
+"""What only a GPU can show: neuron kernels, GradScaler, NCCL, inductor (steps of `make gpu`)."""
 
 import copy
 import functools
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from spikingjelly.activation_based import functional, layer, neuron, surrogate
+from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from analysis.gpu import steps
+from analysis.gpu.steps import BACKENDS, NEURONS, amp_step, batch, exact, make_net, train_step
 from sj_shortcut import (
     ConstantSchedule,
     ShortcutLoss,
     remove_shortcuts,
-    set_backend,
     shortcut_branches,
     shortcut_logits,
     shortcut_parameters,
@@ -37,155 +30,13 @@ from sj_shortcut.neurons.backend import has_cupy_backend
 
 pytestmark = pytest.mark.gpu
 
-T, N, CLASSES = 4, 8, 10
-NEURONS = {"if": neuron.IFNode, "lif": neuron.LIFNode, "plif": neuron.ParametricLIFNode}
-BACKENDS = ["cupy"] if has_cupy_backend() else ["triton", "cuda"]
-UNAVAILABLE = 77  # exit status of a process whose backend cannot be had here
-
-
-# What is trained
-
-
-def make_net(cls: type[nn.Module], step_mode: str = "m") -> nn.Module:
-    """The same weights and heads every time; on the CPU."""
-    torch.manual_seed(0)
-    options = {"v_threshold": 0.5, "surrogate_function": surrogate.ATan()}
-
-    def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-        return [
-            layer.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
-            layer.BatchNorm2d(outputs),
-            cls(**options),
-        ]
-
-    model = nn.Sequential(
-        *block(2, 8, 1),
-        *block(8, 16, 2),
-        *block(16, 16, 2),
-        layer.AdaptiveAvgPool2d(1),
-        layer.Flatten(),
-        layer.Linear(16, CLASSES),
-    )
-    functional.set_step_mode(model, step_mode)
-    return wrap_with_shortcuts(model, ["2", "5"])
-
-
-def batch(size: int = N) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    x = 2 * torch.rand(T, size, 2, 8, 8, generator=generator)
-    return x.cuda(), (torch.arange(size) % CLASSES).cuda()
-
-
-def forward(model: nn.Module, x: Tensor, step_mode: str) -> Tensor:
-    output = model(x) if step_mode == "m" else torch.stack([model(step) for step in x])
-    return output.mean(0)
-
-
-def train_step(model: nn.Module, step_mode: str = "m", **options: Any) -> dict[str, Any]:
-    """Logits, heads' logits and gradients of one step, on the CPU."""
-    criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), **options)
-    x, y = batch()
-    output = forward(model, x, step_mode)
-    heads = shortcut_logits(model)
-    loss = criterion(output, y)
-    loss.backward()
-    functional.reset_net(model)
-    return {
-        "loss": loss.detach().cpu(),
-        "output": output.detach().cpu(),
-        "heads": {name: logits.cpu() for name, logits in heads.items()},
-        "gradients": {name: p.grad.cpu() for name, p in model.named_parameters()},
-    }
-
-
-def amp_step(model: nn.Module, init_scale: float = 2.0**10) -> dict[str, Any]:
-    """One step of SGD in half precision with a GradScaler; the weights before and after it."""
-    before = {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
-    scaler = torch.amp.GradScaler("cuda", init_scale=init_scale)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    criterion = ShortcutLoss(model, nn.CrossEntropyLoss())
-    x, y = batch()
-    with torch.autocast("cuda", torch.float16):
-        loss = criterion(forward(model, x, "m"), y)
-    scaler.scale(loss).backward()
-    scaler.step(optimizer)
-    scaler.update()
-    functional.reset_net(model)
-    after = {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
-    return {"loss": loss.item(), "before": before, "after": after, "scale": scaler.get_scale()}
-
-
-def exact() -> None:
-    """No TF32, no choice of algorithms: backends are to differ in the neurons only."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-
-
-def with_backend(model: nn.Module, backend: str) -> nn.Module:
-    """The model on the GPU, its neurons running on ``backend``, which is checked."""
-    # set_backend has no name for native CUDA, which is SpikingJelly's to pick.
-    rows = set_backend(model.cuda(), "auto" if backend == "cuda" else backend)
-    assert {row.backend for row in rows} == {backend}, rows
-    return model
-
-
-def run_all(backend: str) -> dict[Any, dict[str, Any]]:
-    """Everything that is compared between backends."""
-    exact()
-    results: dict[Any, dict[str, Any]] = {}
-    for name, cls in NEURONS.items():
-        for step_mode in "m" if has_cupy_backend() else "ms":
-            model = with_backend(make_net(cls, step_mode), backend)
-            results[name, step_mode] = train_step(model, step_mode)
-        model = with_backend(make_net(cls), backend)
-        results[name, "per step"] = per_step(model)
-        results[name, "amp"] = amp_step(with_backend(make_net(cls), backend))
-    return results
-
-
-def per_step(model: nn.Module) -> dict[str, Any]:
-    criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), per_step=True, combine="logits")
-    x, y = batch()
-    loss = criterion(model(x), y)
-    loss.backward()
-    functional.reset_net(model)
-    gradients = {name: p.grad.cpu() for name, p in model.named_parameters()}
-    return {"loss": loss.detach().cpu(), "gradients": gradients}
-
 
 @functools.cache
 def results_of(backend: str) -> dict[Any, dict[str, Any]]:
-    if has_cupy_backend():
-        return run_all(backend)
-    return results_of_process(backend)
-
-
-def results_of_process(backend: str) -> dict[Any, dict[str, Any]]:
-    script = (
-        "import sys, torch\n"
-        "from tests.behaviour import test_gpu\n"
-        "try:\n"
-        f"    test_gpu.with_backend(test_gpu.make_net(test_gpu.neuron.LIFNode), {backend!r})\n"
-        "except RuntimeError as error:\n"
-        f"    print(error); sys.exit({UNAVAILABLE})\n"
-        f"torch.save(test_gpu.run_all({backend!r}), sys.argv[1])\n"
-    )
-    variables = {f"SJ_{kernel.upper()}_CUDA_IMPLEMENTATION": backend for kernel in NEURONS}
-    tests = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")]))
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "results.pt")
-        done = subprocess.run(
-            [sys.executable, "-c", script, str(file)],
-            env={**os.environ, **variables, "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode == UNAVAILABLE:
-            pytest.skip(f"SpikingJelly cannot run on {backend} here: {done.stdout.strip()}")
-        assert done.returncode == 0, done.stderr
-        return torch.load(file)
+    try:
+        return steps.results_of(backend)
+    except steps.UnavailableError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from sj_shortcut import (
 )
 from sj_shortcut.shortcuts.forwards import records_behind
 from sj_shortcut.shortcuts.pairing import gathered
+from tests.calls import calls_in
 from tests.gradients.tools import autograd, batches, criterion, layers_of, wrapped
 from tests.nets.small import Net, images, labels
 
@@ -67,6 +68,19 @@ def mean_criterion(logits: Tensor, target: Tensor, per_step: bool) -> Tensor:
     if not per_step:
         return criterion(logits, target)
     return torch.stack([criterion(step, target) for step in logits]).mean()
+
+
+def test_each_head_costs_one_backward_pass_and_a_single_batch_no_sums() -> None:
+    model = wrapped()
+    loss = ShortcutLoss(model, criterion)
+    counts = [
+        calls_in(lambda: gradient_flow(model, loss, given, by_source=True))  # noqa: B023
+        for given in (batches(1)[0], batches(1), iter(batches(1)))
+    ]
+    for count in counts:
+        assert count["_Flow._gradients"] == 1 + 3  # of the loss, and of the output and two heads
+        assert count["inner_product"] == len(layers_of(model)) * (1 + 3)
+    assert [count["GradientSums.add"] for count in counts] == [0, 0, len(layers_of(model)) * 3]
 
 
 def test_a_head_does_not_reach_what_comes_after_it() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sj_shortcut.shortcuts.forwards import Forwards, Record, join, records_behind
+from tests.calls import calls_in
 
 N, K = 3, 4
 
@@ -104,6 +105,31 @@ def test_reading_ends_a_sequence_where_no_reset_would():
         forwards.sequence()[0].read = True
         forwards.keep(record_of(forwards))
         assert len(forwards.sequence()) == (2 if resets else 1)
+
+
+def test_a_sequence_costs_as_much_a_step_however_long_it_is():
+    def calls(steps: int) -> int:
+        forwards = Forwards()
+        records = [record_of(forwards) for _ in range(steps)]
+        count = calls_in(lambda: [forwards.keep(record) for record in records]).total()
+        assert forwards.sequence() == records
+        return count
+
+    assert calls(80) - calls(40) == 4 * (calls(20) - calls(10))
+
+
+@pytest.mark.parametrize("ended", [0, 1, 2])
+@pytest.mark.parametrize("event", ["used", "spent"])
+def test_whichever_record_ends_the_next_one_begins_anew(ended, event):
+    forwards = Forwards()
+    records = [record_of(forwards) for _ in range(5)]
+    for record in records[:3]:
+        forwards.keep(record)
+    setattr(records[ended], event, True)
+    setattr(record_of(Forwards()), event, True)  # of another model
+    for record in records[3:]:
+        forwards.keep(record)
+    assert forwards.sequence() == records[3:]
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda f: pickle.loads(pickle.dumps(f))])

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sj_shortcut import remove_shortcuts, shortcut_branches, wrap_with_shortcuts
 from sj_shortcut.shortcuts.hooks import forwards_of
+from tests.calls import calls_in
 from tests.nets.small import Net, images
 from tests.nets.zoo import lif, nested
 
@@ -89,6 +90,19 @@ def test_it_says_where_heads_are_if_asked(capsys):
         f"shortcut heads: 2, at 'layer1.1', 'layer2.1', of {heads} parameters together "
         f"({100 * heads / own:.1f} % of the model's {own})\n"
     )
+
+
+@pytest.mark.parametrize("at", ["all", "auto"])
+def test_wrapping_grows_with_depth_and_no_faster(at):
+    def calls(layers: int) -> int:
+        parts = [[layer.Linear(4, 4), lif()] for _ in range(layers)]
+        model = nn.Sequential(*[module for part in parts for module in part], layer.Linear(4, 3))
+        functional.set_step_mode(model, "m")
+        return calls_in(lambda: wrap_with_shortcuts(model, at)).total()
+
+    calls(4)  # what is done once in a process
+    few, more, many = (calls(layers) for layers in (12, 24, 48))
+    assert many - more < 2.1 * (more - few)
 
 
 def test_removal_leaves_no_hook_and_no_key():

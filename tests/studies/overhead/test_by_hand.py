@@ -26,7 +26,7 @@ def test_heads_by_hand_compute_the_same(way, mode):
     else:
         by_hand = FeatureExtractor(theirs.model, points)
         linears = list(by_hand.heads)
-    wrap_with_shortcuts(ours.model)
+    wrap_with_shortcuts(ours.model, grid=2)
     for branch, linear in zip(shortcut_branches(ours.model).values(), linears, strict=True):
         linear.load_state_dict(branch.head.linear.state_dict())
     criterion = ShortcutLoss(ours.model, ours.criterion)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,9 +19,14 @@ _GENERATORS = (
 )
 _FUNCTION = "CheckpointFunction"
 
-_lock = threading.Lock()
-_threads: list[int] = []
 _originals: dict[str, Any] = {}
+
+
+class _Look:
+    """Lives as long as a look: an interrupt anywhere ends it with the frame that holds it."""
+
+
+_looks: weakref.WeakKeyDictionary[_Look, int] = weakref.WeakKeyDictionary()
 
 
 @contextmanager
@@ -41,39 +47,36 @@ def without_recomputing() -> Iterator[None]:
         runs
         >>> y.sum().backward()
     """
-    thread = threading.get_ident()
-    with _lock:
-        if not _threads:
-            _install()
-        _threads.append(thread)
+    look = _Look()
     try:
+        _install()
+        _looks[look] = threading.get_ident()
         yield
     finally:
-        with _lock:
-            _threads.remove(thread)
-            if not _threads:
-                vars(module).update(_originals)
+        _looks.pop(look, None)
+        if not _looks:
+            vars(module).update(_originals)
 
 
 def _install() -> None:
+    """Stand before what PyTorch has, which is gone on with wherever nobody looks."""
     for name in (*_GENERATORS, _FUNCTION):
-        if hasattr(module, name):
-            _originals[name] = getattr(module, name)
-    for name in _GENERATORS:
-        if name in _originals:
-            setattr(module, name, _generator(_originals[name]))
-    if _FUNCTION in _originals:
-        setattr(module, _FUNCTION, _Function)
+        original = getattr(module, name, None)
+        if original is None or getattr(original, "stands_for_another", False):
+            continue
+        _originals[name] = original
+        setattr(module, name, _Function if name == _FUNCTION else _generator(original))
 
 
 def _is_mine() -> bool:
-    return threading.get_ident() in _threads
+    return threading.get_ident() in list(_looks.values())
 
 
 def _generator(original: Any) -> Any:
     def before_and_after(*args: Any, **kwargs: Any) -> Any:
         return _nothing() if _is_mine() else original(*args, **kwargs)
 
+    before_and_after.stands_for_another = True  # type: ignore[attr-defined]
     return before_and_after
 
 
@@ -84,6 +87,8 @@ def _nothing() -> Iterator[None]:
 
 class _Function:
     """Stands for the autograd function of the reentrant kind."""
+
+    stands_for_another = True
 
     @staticmethod
     def apply(function: Any, preserve: bool, *args: Any) -> Any:

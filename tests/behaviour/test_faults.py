@@ -25,6 +25,7 @@ import pytest
 import torch
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import sj_shortcut
 from sj_shortcut import (
@@ -579,6 +580,14 @@ def state_of(model: nn.Module) -> tuple[bytes, ...]:
     return tuple(map(pickle.dumps, (model, torch.is_grad_enabled(), *generators)))
 
 
+def checkpoints_run_their_part_again() -> bool:
+    """As they do but where a model is looked at."""
+    runs = []
+    x = torch.rand(2, requires_grad=True)
+    checkpoint(lambda x: runs.append(1) or x.exp(), x, use_reentrant=False).sum().backward()
+    return len(runs) == 2
+
+
 @pytest.mark.parametrize("example", [False, True])
 @pytest.mark.parametrize("backend", [None, "torch"])
 def test_an_interrupt_anywhere_in_wrapping_leaves_the_model_as_it_was(backend, example):
@@ -595,6 +604,7 @@ def test_an_interrupt_anywhere_in_wrapping_leaves_the_model_as_it_was(backend, e
         assert same_state, f"line {line}"
     assert interrupts > 50
     assert list(shortcut_branches(model)) == HEADS
+    assert checkpoints_run_their_part_again()
     remove_shortcuts(model)
     for last in range(line - 29, line):  # once all is in place, up to the very end
         if not interrupted(wrap, last):

@@ -184,7 +184,7 @@ def test_trains_as_by_hand_and_comes_back(name, mode):
     first_weight = next(p for p in model.parameters() if p.ndim > 1)
     kind, keys = type(model), list(model.state_dict())
 
-    assert wrap_with_shortcuts(model) is model
+    assert wrap_with_shortcuts(model, grid=2) is model
     heads = {name: branch.head for name, branch in shortcut_branches(model).items()}
     linears = {name: copy_of(head.linear) for name, head in heads.items()}
     criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), EvolutionarySchedule(EPOCHS, start=1))

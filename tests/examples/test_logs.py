@@ -21,8 +21,8 @@ def test_the_loss_of_the_output_stands_apart_and_the_heads_are_named_at_the_star
     assert len(lines) == 2
     for line, (_, row) in zip(lines, rows.iterrows(), strict=True):
         assert f"loss {row.loss_main:.4f} ({row.loss:.4f} with heads)" in line
-    # 2 x 2 parts of 4 and 8 channels, to 10 classes, with biases.
-    heads = (4 * 4 + 1) * 10 + (4 * 8 + 1) * 10
+    # Of 4 and 8 channels, to 10 classes, with biases; 2 x 2 parts would be too many weights.
+    heads = (4 + 1) * 10 + (8 + 1) * 10
     assert f"2 heads at 2, 5: {heads} parameters more" in done.out
     vanilla = [*FLAGS, "--method", "vanilla", "--out", tmp_path / "vanilla"]
     done = succeed("train_cifar.py", *vanilla, log=tmp_path / "log")

@@ -107,7 +107,6 @@ def settle(look: Look, forwards: Forwards) -> None:
     layouts = {name: _layout(name, look, forwards) for name in forwards.names}
     forwards.layouts.update({name: layout for name, layout in layouts.items() if layout})
     left_out = set(forwards.names) - look.shapes.keys()
-    forwards.reached |= bool(left_out)
     forwards.reach = [reached | left_out for reached in look.reach]
     place = {name: i for i, name in enumerate(look.order)}
     forwards.names.sort(key=lambda name: place.get(name, len(place)))

@@ -112,7 +112,7 @@ class Forwards:
         together: Whether default heads may be computed when a forward ends; see ``together.py``.
         resets: Whether ``reset_net`` tells where a sequence ends: whether the model has neurons
             of SpikingJelly's.
-        reached: Whether any head has ever run, or a look saw the model leave its point out.
+        reached: Whether any head has ever run.
         used: Whether anything has ever used the logits.
         count: Forwards so far.
         last: The record of the last forward; ``trained`` whether it was in training mode.

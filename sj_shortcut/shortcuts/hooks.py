@@ -168,7 +168,7 @@ def after_model(model: nn.Module, args: Any, output: Any, *, forwards: Forwards)
         forwards.keep_compiled(record)
     else:
         forwards.keep(record)
-    if not _leaves_all_out(record, forwards) and not any(
+    if not _leaves_all_out(model, record, forwards) and not any(
         logits.requires_grad for logits in record.all_logits()
     ):
         return None
@@ -176,14 +176,19 @@ def after_model(model: nn.Module, args: Any, output: Any, *, forwards: Forwards)
     return _hang_on(output, record)
 
 
-def _leaves_all_out(record: Record, forwards: Forwards) -> bool:
+def _leaves_all_out(model: nn.Module, record: Record, forwards: Forwards) -> bool:
     """Whether this forward had no use for any tapped module, as some do where layers are dropped.
 
-    Where heads have never run, something keeps them from it, and the loss is to tell.
+    Where heads have never run, or something stands where a module was, as memopt's checkpoints do,
+    that keeps them from it, and the loss is to tell.
     """
     kept_from = record.logits or record.blocked or record.asleep
     trains = forwards.trains and not torch.compiler.is_compiling()
-    return trains and forwards.reached and not kept_from
+    if kept_from or not trains or not forwards.reached:
+        return False
+    modules = dict(model.named_modules())
+    hooks = [getattr(modules.get(name), "_forward_hooks", {}).values() for name in forwards.names]
+    return all(any(is_ours(hook, after_point) for hook in some) for some in hooks)
 
 
 def branch_in(module: nn.Module, name: str, forwards: Forwards) -> tuple[nn.Module, ShortcutBranch]:

@@ -514,15 +514,6 @@ def test_a_head_that_was_left_out_has_no_part_never_the_logits_of_before(reset, 
 
 
 @both_modes
-def test_where_every_head_is_left_out_of_the_first_forward_the_loss_is_the_plain_one(mode):
-    model = wrapped(Skips, mode, at=["layer2.1"])
-    model.skip = True
-    total = backward(model, loss_of(model), batch(2))
-    bare = remove_shortcuts(copy.deepcopy(model))
-    assert total == nn.functional.cross_entropy(run(bare, batch(2)).mean(0), labels())
-
-
-@both_modes
 @pytest.mark.parametrize("combine", ["loss", "logits"])
 def test_where_every_head_is_left_out_the_loss_is_the_plain_one(combine, mode):
     model = wrapped(Skips, mode, at=["layer2.1"])

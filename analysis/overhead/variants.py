@@ -264,17 +264,18 @@ def wrapping(bench: Bench, at: At, times: int) -> tuple[int, float]:
 def peak_mib(bench: Bench, variant: Variant) -> float:
     """Most memory in use at once during the same: the model's, the batch's and the step's own."""
     held = _bytes_of([bench.x, bench.y, *bench.model.parameters(), *bench.model.buffers()])
-    before = _bytes_alive()
+    before = {id(tensor) for tensor in _alive()}
     with variant(bench) as run:
-        held += _bytes_alive() - before  # what the variant adds to the model
+        # What the variant adds to the model; whatever goes meanwhile is not of the model.
+        held += _bytes_of([tensor for tensor in _alive() if id(tensor) not in before])
         peak = held + peak_bytes(lambda: _complete(run), bench.device)
     bench.clear()
     return peak / 2**20
 
 
-def _bytes_alive() -> int:
+def _alive() -> list[Tensor]:
     gc.collect()
-    return _bytes_of([found for found in gc.get_objects() if issubclass(type(found), Tensor)])
+    return [found for found in gc.get_objects() if issubclass(type(found), Tensor)]
 
 
 def _bytes_of(tensors: Sequence[Tensor]) -> int:

@@ -275,7 +275,7 @@ def peak_mib(bench: Bench, variant: Variant) -> float:
 
 def _alive() -> list[Tensor]:
     gc.collect()
-    return [found for found in gc.get_objects() if issubclass(type(found), Tensor)]
+    return [found for found in gc.get_objects() if type(found) in (Tensor, nn.Parameter)]
 
 
 def _bytes_of(tensors: Sequence[Tensor]) -> int:

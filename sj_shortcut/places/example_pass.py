@@ -15,6 +15,7 @@ from sj_shortcut.neurons.memory import reset_states
 from sj_shortcut.torch_model import (
     first_tensor,
     in_backward,
+    modes_after_interrupts,
     preserved,
     without_checkpoints,
     without_recomputing,
@@ -88,18 +89,17 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
     Hooks of others (monitors, recorders, our own) must not take a look for a forward pass.
     """
-    gradients = torch.is_grad_enabled()
-    try:
-        with preserved(model), without_recomputing():
-            for module in model.modules():
-                _take_hooks_off(module)
-            model.eval()
-            without_checkpoints(model)
-            reset_states(model)
-            yield
-    except BaseException:
-        torch.set_grad_enabled(gradients)  # an interrupt may come right where a context ends
-        raise
+    with (
+        modes_after_interrupts(_device_type(model)),
+        preserved(model),
+        without_recomputing(),
+    ):
+        for module in model.modules():
+            _take_hooks_off(module)
+        model.eval()
+        without_checkpoints(model)
+        reset_states(model)
+        yield
 
 
 def _take_hooks_off(module: nn.Module) -> None:

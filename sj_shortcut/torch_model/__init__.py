@@ -3,6 +3,7 @@
 from sj_shortcut.torch_model.backward import NO_BACKWARD, backward_task, in_backward
 from sj_shortcut.torch_model.checks import did_you_mean, require_module
 from sj_shortcut.torch_model.later import Later
+from sj_shortcut.torch_model.modes import modes_after_interrupts
 from sj_shortcut.torch_model.norms import joint_norm, l2_norm, wide_dtype
 from sj_shortcut.torch_model.outputs import first_tensor, map_tensors, tensors_in
 from sj_shortcut.torch_model.plain import is_plain
@@ -41,6 +42,7 @@ __all__ = [
     "l2_norm",
     "lost_its_weights",
     "map_tensors",
+    "modes_after_interrupts",
     "preserved",
     "rank",
     "require_module",

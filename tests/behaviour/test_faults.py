@@ -579,6 +579,17 @@ def checkpoints_run_their_part_again() -> bool:
     return len(runs) == 2
 
 
+def casts_are_kept() -> bool:
+    """Whether autocast goes by weights that it cast before they were changed, as inside of it."""
+    weight = torch.ones(1, 1, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        nn.functional.linear(weight, weight)
+    with torch.no_grad():
+        weight.zero_()
+    with torch.autocast("cpu", torch.bfloat16):
+        return bool(nn.functional.linear(weight, weight))
+
+
 @pytest.mark.parametrize("example", [False, True])
 @pytest.mark.parametrize("backend", [None, "torch"])
 def test_an_interrupt_anywhere_in_wrapping_leaves_the_model_as_it_was(backend, example):
@@ -586,13 +597,14 @@ def test_an_interrupt_anywhere_in_wrapping_leaves_the_model_as_it_was(backend, e
     before = state_of(model)
     options = {"backend": backend, "example_input": x if example else None}
     wrap = partial(wrap_with_shortcuts, model, **options)
-    interrupts = 0
+    interrupts, casts = 0, casts_are_kept()
     for line in lines():
         if not interrupted(wrap, line):
             break
         interrupts += 1
         same_state = state_of(model) == before
         assert same_state, f"line {line}"
+        assert casts_are_kept() == casts, f"line {line}"
     assert interrupts > 50
     assert list(shortcut_branches(model)) == HEADS
     assert checkpoints_run_their_part_again()

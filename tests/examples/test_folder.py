@@ -42,7 +42,7 @@ def test_two_that_begin_at_once_in_one_folder_are_one_run(tmp_path):
     ]
     done = sorted((script.wait() for script in pair), key=lambda d: d.code)
     assert [d.code for d in done] == [0, 2]
-    assert "in use by process" in done[1].error or "already holds a run" in done[1].error
+    assert "is in use by" in done[1].error or "already holds a run" in done[1].error
     succeed("train_cifar.py", *short, "--out", tmp_path / "alone", log=tmp_path / "log")
     assert_same_weights(folder, tmp_path / "alone")
 

@@ -235,7 +235,7 @@ def test_gradients_are_those_of_a_network_computed_by_hand(plan, training, data)
         total = step(plan, model, loss, epoch, more)
 
         torch.testing.assert_close(total, due.detach())
-        torch.testing.assert_close(gradients(parameters), due_gradients)
+        assert_gradients(gradients(parameters), due_gradients)
         optimizer.step()
         loss.schedule.step()
     event(f"heads: {len(branches)}")
@@ -262,6 +262,12 @@ def step_by_hand(
     assume(total.requires_grad)  # spikes of resonators do not depend on the first time step
     learning = [p for p in model.parameters() if p.requires_grad]
     return total, list(torch.autograd.grad(total, learning, materialize_grads=True))
+
+
+def assert_gradients(found: list[Tensor], due: list[Tensor]) -> None:
+    """As close as doubles are: where large ones cancel, what is left of them is rounding."""
+    largest = max(gradient.abs().max().item() for gradient in due)
+    torch.testing.assert_close(found, due, rtol=1e-7, atol=max(1e-7, 1e-12 * largest))
 
 
 def averages_over_parts(x: Tensor, whole: bool) -> Tensor:
@@ -629,7 +635,7 @@ class Life(RuleBasedStateMachine):
         assume(any(p.requires_grad for p in self.model.parameters()))
         total, due = step_by_hand(self.plan, self.model, training, effective, seed, more)
         torch.testing.assert_close(step(self.plan, self.model, loss, seed, more), total.detach())
-        torch.testing.assert_close(gradients(learning), due)
+        assert_gradients(gradients(learning), due)
         torch.optim.SGD(learning, lr=0.1).step()
 
     @rule(training=st.booleans(), how=st.sampled_from([torch.no_grad, torch.inference_mode]))

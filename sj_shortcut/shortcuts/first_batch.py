@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from sj_shortcut.places import Look, layout_for, look_at, parse_layout
+from sj_shortcut.places import Layout, Look, layout_for, look_at, parse_layout
 from sj_shortcut.shortcuts.forwards import Forwards
 from sj_shortcut.torch_model import is_distributed, is_sharded, map_tensors, tensors_in
 
@@ -112,7 +112,7 @@ def settle(look: Look, forwards: Forwards) -> None:
     forwards.names.sort(key=lambda name: place.get(name, len(place)))
 
 
-def _layout(name: str, look: Look, forwards: Forwards) -> Any:
+def _layout(name: str, look: Look, forwards: Forwards) -> Layout | None:
     shape = look.shapes.get(name)
     if shape is None:  # it did not run, as a part that is left out in eval mode
         return None
@@ -142,4 +142,13 @@ def _layout(name: str, look: Look, forwards: Forwards) -> Any:
             f"{shape}, seen as {seen}, with {seen.channels(shape)}. Pass example_input= to "
             "wrap_with_shortcuts, or layout= if the axes were misread."
         )
-    return seen
+    return seen if seen.sure or known is None else _as_known(seen, known, shape)
+
+
+def _as_known(guess: Layout, known: Layout, shape: tuple[int, ...]) -> Layout:
+    """A guess at the channels, by what was known where sizes had not been equal by chance."""
+    around = (guess.batch, guess.time)
+    alike = known.ndim == guess.ndim and known.channel not in around
+    if alike and shape[known.channel] == guess.channels(shape):
+        return replace(guess, channel=known.channel)
+    return guess

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from sj_shortcut import shortcut_branches, shortcut_logits, wrap_with_shortcuts
 from sj_shortcut.shortcuts.first_batch import kind_of_input
 from sj_shortcut.shortcuts.hooks import forwards_of
+from tests.nets import random_parts as parts
+from tests.nets.random_blocks import Tokens
+from tests.nets.random_nets import Plan
+from tests.nets.random_neurons import OWN_CLASSES
 from tests.nets.small import CLASSES, Fire, N, Net, images
 from tests.nets.zoo import lif
 
@@ -169,3 +173,17 @@ def test_a_side_branch_is_refused_at_the_first_batch():
     model = wrap_with_shortcuts(Aside(), "layer2.1")
     with pytest.raises(RuntimeError, match="does not depend on 'layer2.1'.*side branch"):
         model(images(), torch.ones(1))
+
+
+def test_what_sizes_told_when_wrapping_holds_where_those_of_the_first_batch_are_equal():
+    """One channel arrives at most, so that nothing but sizes tells channels from positions."""
+    torch.manual_seed(0)
+    neuron = {"v_reset": 0.0, "detach_reset": False, "T": 1, "channels": 4, "recurrent": False}
+    own = parts.Fire(family="LIFNode beside", threshold=0.3, tau=2.0, own=True, **neuron)
+    last = parts.Fire(family="KLIFNode", threshold=0.05, tau=1.3, own=False, **neuron)
+    blocks = [Tokens(inputs, 4, 1, True, spike) for inputs, spike in ((3, own), (4, last))]
+    chain = parts.Chain((*blocks, parts.Squeeze(1), parts.Flatten(), parts.Weigh(4, 3, 0)), "list")
+    plan = Plan(chain, "s", T=1, N=1, shape=(3, 4), classes=3)
+    model = wrap_with_shortcuts(plan.model(), ["parts.0"], neuron_types=OWN_CLASSES)
+    model(plan.sequence(more=2)[0])
+    assert str(forwards_of(model).layouts["parts.0"]) == "NCL"

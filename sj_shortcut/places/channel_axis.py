@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sj_shortcut.places.example_pass import Sight
+from sj_shortcut.places.support import sum_that_stays
 from sj_shortcut.places.time_axis import indices
 
 __all__ = ["channel_axis", "channels_by_gradients"]
@@ -66,6 +67,6 @@ def _touched_by_slices(feature: Tensor, axis: int, source: Sight) -> list[set[in
 
 def _channels_touched(part: Tensor, source: Sight) -> set[int]:
     (grad,) = torch.autograd.grad(
-        part.sum(), source.outputs[0], retain_graph=True, allow_unused=True
+        sum_that_stays(part), source.outputs[0], retain_graph=True, allow_unused=True
     )
     return set() if grad is None else indices(grad != 0)[channel_axis(source)]

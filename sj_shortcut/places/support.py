@@ -10,7 +10,7 @@ from torch import Tensor
 from sj_shortcut.places.example_pass import Pass
 from sj_shortcut.places.time_axis import indices
 
-__all__ = ["Support", "are_apart", "both_ends", "gradients", "support"]
+__all__ = ["Support", "are_apart", "both_ends", "gradients", "sum_that_stays", "support"]
 
 Support = Mapping[str, list[set[int]]]
 
@@ -30,19 +30,23 @@ def support(seen: Pass, part: Tensor) -> Support:
 
 
 def gradients(seen: Pass, part: Tensor) -> dict[str, list[Tensor]]:
-    """Gradients at the features that part of an output has, of a sum that cannot cancel out."""
+    """Gradients at the features that part of an output has."""
     if not part.requires_grad:
         return {}
     features = [(s.name, f) for s in seen.sights.values() for f in s.outputs]
-    weighed = (part.float() * (1 + torch.rand_like(part, dtype=torch.float32))).sum()
     grads = torch.autograd.grad(
-        weighed, [f for _, f in features], retain_graph=True, allow_unused=True
+        sum_that_stays(part), [f for _, f in features], retain_graph=True, allow_unused=True
     )
     found: dict[str, list[Tensor]] = {}
     for (name, _), grad in zip(features, grads, strict=True):
         if grad is not None:
             found.setdefault(name, []).append(grad)
     return found
+
+
+def sum_that_stays(part: Tensor) -> Tensor:
+    """A sum that is no constant where the plain one is, as over what a norm has centred."""
+    return (part.float() * (1 + torch.rand_like(part, dtype=torch.float32))).sum()
 
 
 def are_apart(first: Support, last: Support) -> bool:

@@ -80,3 +80,10 @@ def test_the_busiest_slices_are_asked():
     fires[[2, 5]] = 1
     feature = sight_of(nn.Identity(), output * fires.view(1, 6, 1, 1))
     assert channels_by_gradients(feature, source, [1, 2, 3])[0] == 1
+
+
+def test_what_a_norm_has_centred_over_all_channels_tells_no_axis_either():
+    """Its sum over an axis of a single slice is 0 whatever the channels are."""
+    source, output = source_of((1, 2, 1, 2))
+    feature = sight_of(nn.Identity(), output - output.mean((1, 2, 3), keepdim=True))
+    assert channels_by_gradients(feature, source, [1, 2, 3]) == (None, [])

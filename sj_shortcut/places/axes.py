@@ -291,7 +291,7 @@ class _Feature:
         """The channel axis among those that are neither batch nor time, and whether it is sure."""
         if len(left) == 1:
             return left[0], True
-        guess = None
+        guess = fallback = None
         for source in self._sources():
             assert source.shape is not None
             usual = left[-1] if isinstance(source.module, nn.Linear) else left[0]
@@ -301,6 +301,8 @@ class _Feature:
             whole = len(source.shape) >= len(self.shape) - 1 > 1
             if whole and alike == [usual]:
                 return usual, True
+            if whole and fallback is None and usual in alike:
+                fallback = usual, False  # where channels were mixed since, nothing else tells
             if whole and width == 1:  # what lies before a single channel went through it
                 return guess or (usual, False)
             told = channels_by_gradients(self.sight, source, left)
@@ -314,7 +316,7 @@ class _Feature:
                 guess = likely[0], len(possible) < len(left)
             elif guess is None and likely:
                 guess = usual, False
-        return guess or (self._as_taken(left), False)
+        return guess or fallback or (self._as_taken(left), False)
 
     def _as_taken(self, left: Sequence[int]) -> int:
         """Channels with no weights before, as of an embedding: as the next layer takes them."""

@@ -130,6 +130,25 @@ def test_a_size_alone_does_not_make_positions_channels():
     assert str(layouts["both"]) == "NCL"
 
 
+class MixedBeforeTokens(nn.Module):
+    """Channels that a norm mixes, and then a layer that takes as many positions as features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.spike = layer.Conv1d(2, 2, 1), nn.GroupNorm(1, 2), lif()
+        self.tokens, self.last = layer.Linear(2, 4), layer.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.spike(self.norm(self.conv(x)))
+        return self.last(self.tokens(x.transpose(1, 2)).mean(1))
+
+
+def test_where_all_is_mixed_channels_are_where_the_layer_before_has_them():
+    torch.manual_seed(0)
+    _, layouts, _ = look(MixedBeforeTokens(), 4 * torch.rand(3, 2, 2), ["spike"])
+    assert str(layouts["spike"]) == "NCL"
+
+
 class Folded(nn.Module):
     """Folds time into the batch before its last block."""
 

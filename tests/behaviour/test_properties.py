@@ -289,10 +289,11 @@ def averages_over_parts(x: Tensor, whole: bool) -> Tensor:
 @given(plan=plans(both=True), training=trainings, data=st.data())
 def test_both_step_modes_compute_the_same(plan, training, data):
     choice = choose(data, plan)
-    results = []
+    results, grids = [], []
     for mode in ("m", "s"):
         own = replace(plan, mode=mode)
         model = choice.wrap(own, own.model())
+        grids.append([branch.head.grid for branch in shortcut_branches(model).values()])
         for module in model.modules():  # its statistics differ: of all time steps, or of each
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
@@ -302,7 +303,10 @@ def test_both_step_modes_compute_the_same(plan, training, data):
         total = loss(outputs if loss.per_step else outputs.mean(0), own.target())
         total.backward()
         results.append((total.detach(), outputs.detach(), values(logits), gradients_of(model)))
-    torch.testing.assert_close(*results)
+    # Whether a place has several positions is told by the example, or guessed from made-up data.
+    assert grids[0] == grids[1] or not choice.example
+    if grids[0] == grids[1]:
+        torch.testing.assert_close(*results)
 
 
 def values(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -100,6 +100,8 @@ class Choice:
 
 def choose(data: st.DataObject, plan: Plan) -> Choice:
     """One of all the ways to say where heads sit, that is a valid one for this network."""
+    # Of one sample of one step, neurons of the user's own do not tell which axis is which.
+    assume(plan.T * plan.N > 1 or not any(getattr(part, "own", False) for part in plan.parts()))
     example = data.draw(st.booleans(), "example_input")
     example = example or has_cat(plan) or has_side(plan) or plan.needs_example
     model = plan.model()

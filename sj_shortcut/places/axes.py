@@ -7,7 +7,7 @@ with weights before it. Time is told by the spiking layers (:mod:`sj_shortcut.pl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -283,7 +283,8 @@ class _Feature:
         source = next(iter(self._sources()), None) if batch >= 0 else None
         if source is None or self.near is None or known_step_mode(self.near.module) is not None:
             return None
-        if len(self.shape) != 2 - channel_axis(source):  # batch, time, channels and space
+        axis = channel_axis(source)
+        if axis is None or len(self.shape) != 2 - axis:  # batch, time, channels and space
             return None
         return next((a for a in (0, 1) if a != batch and self.shape[a] == 1), None)
 
@@ -292,10 +293,10 @@ class _Feature:
         if len(left) == 1:
             return left[0], True
         guess = fallback = None
-        for source in self._sources():
+        for source, axis in self._witnesses():
             assert source.shape is not None
-            usual = left[-1] if isinstance(source.module, nn.Linear) else left[0]
-            width = source.shape[channel_axis(source)]
+            usual = left[-1] if axis == -1 else left[0]
+            width = source.shape[axis]
             alike = [axis for axis in left if self.shape[axis] == width]
             # A layer over pooled features, as in attention, has fewer axes and tells less.
             whole = len(source.shape) >= len(self.shape) - 1 > 1
@@ -331,6 +332,17 @@ class _Feature:
         names = reversed(weights[: weights.index(last) + 1] if last in weights else ())
         sights = [self.seen.sights[name] for name in names if name in self.seen.sights]
         return [sight for sight in sights if sight.shape is not None][:_MOST_SOURCES]
+
+    def _witnesses(self) -> Iterator[tuple[Sight, int]]:
+        """Layers with weights and the norms behind them, the last one first, and their channels."""
+        order = list(self.seen.sights)
+        earlier = [self.seen.sights[n] for n in reversed(order[: order.index(self.sight.name)])]
+        for source in self._sources():
+            norms = [s for s in earlier if s.after[0] == source.name and s is not source]
+            for one in [*norms, source]:
+                axis = channel_axis(one)
+                if axis is not None and one.shape is not None:
+                    yield one, axis
 
     def _as_usual(self) -> Layout | None:
         """What SpikingJelly's neurons tell by themselves, where gradients did not."""

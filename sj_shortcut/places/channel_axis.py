@@ -17,12 +17,26 @@ __all__ = ["channel_axis", "channels_by_gradients"]
 _MOST_SLICES = 4
 
 
-def channel_axis(source: Sight) -> int:
-    """The channel axis of the output of a layer with weights."""
-    if isinstance(source.module, nn.Linear):
+def channel_axis(source: Sight) -> int | None:
+    """The channel axis of the output of a layer with weights, or of a norm.
+
+    Returns:
+        That axis, counted from the end; ``None`` where a norm does not tell, and for other modules.
+    """
+    module, shape = source.module, source.shape or ()
+    if isinstance(module, nn.Linear):
         return -1
-    assert isinstance(source.module, nn.modules.conv._ConvNd)
-    return -1 - len(source.module.kernel_size)
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return -1 - len(module.kernel_size)
+    if isinstance(module, nn.LayerNorm):
+        return -1 if len(module.normalized_shape) == 1 else None
+    if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+        return -3 if isinstance(module, nn.BatchNorm2d) else -4
+    if isinstance(module, nn.GroupNorm | nn.BatchNorm1d):
+        width = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
+        axes = [axis for axis in range(-1, -len(shape), -1) if shape[axis] == width]
+        return axes[0] if len(axes) == 1 else None
+    return None
 
 
 def channels_by_gradients(
@@ -32,7 +46,7 @@ def channels_by_gradients(
 
     Args:
         sight: The feature.
-        source: The layer.
+        source: The layer, or a norm.
         left: Axes of the feature that it may be.
 
     Returns:
@@ -69,4 +83,5 @@ def _channels_touched(part: Tensor, source: Sight) -> set[int]:
     (grad,) = torch.autograd.grad(
         sum_that_stays(part), source.outputs[0], retain_graph=True, allow_unused=True
     )
-    return set() if grad is None else indices(grad != 0)[channel_axis(source)]
+    axis = channel_axis(source)
+    return set() if grad is None or axis is None else indices(grad != 0)[axis]

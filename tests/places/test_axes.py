@@ -149,6 +149,25 @@ def test_where_all_is_mixed_channels_are_where_the_layer_before_has_them():
     assert str(layouts["spike"]) == "NCL"
 
 
+class TokensInside(nn.Module):
+    """A block that turns its feature to tokens and back, on a map as long as there are channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm, self.spike = layer.Linear(4, 4), nn.LayerNorm(4), lif()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.spike(self.norm(self.linear(x.transpose(1, 2)))).transpose(1, 2)
+
+
+def test_a_norm_that_mixed_the_channels_tells_them_itself():
+    torch.manual_seed(0)
+    model = nn.Sequential(TokensInside(), layer.Flatten(), layer.Linear(16, 3))
+    _, layouts, _ = look(model, 4 * torch.rand(3, 4, 4), ["0", "0.spike"])
+    assert (str(layouts["0"]), str(layouts["0.spike"])) == ("NCL", "NLC")
+    assert layouts["0"].sure and layouts["0.spike"].sure
+
+
 class Folded(nn.Module):
     """Folds time into the batch before its last block."""
 

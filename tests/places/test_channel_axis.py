@@ -11,6 +11,24 @@ from sj_shortcut.places.example_pass import Sight
 
 
 @pytest.mark.parametrize(
+    ("norm", "shape", "due"),
+    [
+        (nn.LayerNorm(4), (2, 4, 4), -1),
+        (nn.LayerNorm([4, 4]), (2, 4, 4), None),
+        (nn.BatchNorm2d(4), (2, 4, 4, 4), -3),
+        (nn.BatchNorm3d(4), (2, 4, 4, 4, 4), -4),
+        (nn.GroupNorm(2, 4), (2, 4, 3), -2),
+        (nn.GroupNorm(2, 4), (2, 4, 4), None),
+        (nn.BatchNorm1d(4), (2, 4), -1),
+        (nn.BatchNorm1d(4), (2, 4, 4), None),
+        (nn.ReLU(), (2, 4, 3), None),
+    ],
+)
+def test_norms_have_it_where_sizes_and_their_kind_leave_no_doubt(norm, shape, due):
+    assert channel_axis(sight_of(norm, torch.rand(shape))) == due
+
+
+@pytest.mark.parametrize(
     ("layer", "due"),
     [
         (nn.Linear(2, 3), -1),

@@ -187,3 +187,26 @@ def test_what_sizes_told_when_wrapping_holds_where_those_of_the_first_batch_are_
     model = wrap_with_shortcuts(plan.model(), ["parts.0"], neuron_types=OWN_CLASSES)
     model(plan.sequence(more=2)[0])
     assert str(forwards_of(model).layouts["parts.0"]) == "NCL"
+
+
+class Often(nn.Module):
+    """Runs a spiking layer on features ``[N, T, C]``, or leaves it out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spike, self.dropped = lif(), False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.dropped else x + self.spike(x.transpose(0, 1)).transpose(0, 1)
+
+
+def test_a_batch_that_leaves_out_all_spiking_layers_is_not_taken_for_a_dense_output():
+    """As many steps as samples: nothing tells that an axis of the output is time."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 6), Often(), nn.Linear(6, 3))
+    functional.set_step_mode(model, "m")
+    wrap_with_shortcuts(model, ["1", "1.spike"])
+    for model[1].dropped, samples in ((True, 2), (False, 3)):
+        assert model(4 * torch.rand(samples, 2, 8)).shape == (samples, 2, 3)
+    layouts = forwards_of(model).layouts
+    assert (str(layouts["1"]), str(layouts["1.spike"])) == ("NTC", "TNC")

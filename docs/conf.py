@@ -50,6 +50,7 @@ autodoc_typehints_description_target = "documented"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 python_display_short_literal_types = True
 add_module_names = False
@@ -74,8 +75,8 @@ def _inline_math(writer: Any, node: nodes.math) -> None:
 
 
 def _block_math(writer: Any, node: nodes.math_block) -> None:
-    formula = convert(node.astext(), display="block")
-    writer.body.append(f'<div class="math">{formula}</div>')
+    lines = [convert(line, display="block") for line in node.astext().split(r"\\")]
+    writer.body.append(f'<div class="math">{"".join(lines)}</div>')
     raise nodes.SkipNode
 
 

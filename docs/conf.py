@@ -54,6 +54,8 @@ napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 python_display_short_literal_types = True
 add_module_names = False
+# The site is built without Lightning; its callback is documented all the same.
+autodoc_mock_imports = ["lightning"]
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

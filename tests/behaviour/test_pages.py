@@ -101,7 +101,8 @@ def test_commands_are_looked_for():
 def test_the_api_page_lists_every_public_name():
     text = (pages.ROOT / "docs" / "api.md").read_text("utf-8")
     listed = re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)$", text, re.M)
-    assert sorted(listed) == sorted(sj_shortcut.__all__)
+    # The callback needs Lightning, and is imported by its own path.
+    assert sorted(listed) == sorted([*sj_shortcut.__all__, "ShortcutCallback"])
 
 
 def test_nothing_is_fetched_from_elsewhere_by_the_site():

@@ -18,6 +18,7 @@ from sj_shortcut.shortcuts.access import find_wrapped, shortcut_logits, shortcut
 from sj_shortcut.shortcuts.loss import ShortcutLoss
 from sj_shortcut.torch_model.preserve import preserved
 from sj_shortcut.torch_model.ranks import rank
+from sj_shortcut.torch_model.wrappers import bare_model
 
 __all__ = ["ShortcutLogger"]
 
@@ -36,7 +37,8 @@ class ShortcutLogger:
     processes the first one writes.
 
     Args:
-        model: The wrapped model, bare or in DistributedDataParallel.
+        model: The wrapped model, bare, in DistributedDataParallel or compiled; compiled code does
+            not show its spikes.
         criterion: Its loss.
         *to: Where to: the path of a CSV file or of a folder for one (columns ``step``, ``name``,
             ``value``; a file that is there is gone on with), TensorBoard's ``SummaryWriter``, a
@@ -87,9 +89,9 @@ class ShortcutLogger:
         if not to:
             raise ValueError("there is nothing to write to: name a folder, such as 'runs/first'.")
         self._criterion = criterion
-        columns = ("firing_rate",) if layers else ()
-        self._columns = ("weight_grad_norm", "firing_rate") if layers else ()
-        self._recorder = GradientRecorder(model, when=every, activity=columns)
+        spikes = ("firing_rate",) if layers and bare_model(model)[1] is None else ()
+        self._columns = ("weight_grad_norm", *spikes) if layers else ()
+        self._recorder = GradientRecorder(model, when=every, activity=spikes)
         # Last: whatever is refused leaves no file behind.
         self._writers = [writer_for(one) for one in to] if rank() == 0 else []
         self._next = start

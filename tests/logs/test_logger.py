@@ -136,3 +136,14 @@ def test_wrong_arguments_are_refused_and_leave_no_file(tmp_path):
     with refused(ValueError, "accuracies need labels that are class numbers [N]."):
         logger.look((images(), torch.rand(3, CLASSES)))
     assert model.training
+
+
+def test_a_compiled_model_shows_no_spikes():
+    model, criterion = setting()
+    compiled = torch.compile(model, backend="eager")
+    names = set()
+    write = lambda values, step: names.update(values)  # noqa: E731
+    with ShortcutLogger(compiled, criterion, write, every=1) as logger:
+        criterion(compiled(images()).mean(0), labels()).backward()
+        assert logger.step()
+    assert {name.split("/")[0] for name in names} == {"loss", "lambda", "weight_grad_norm"}

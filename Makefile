@@ -29,11 +29,12 @@ COUNT := sed -n 's/.*<testsuite [^>]*errors=$(N) failures=$(N) skipped=$(N) test
     \4 tests: \2 failed, \1 errors, \3 skipped/p'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-new test-old gpu lint clean
+.PHONY: help demo test test-new test-old docs gpu lint clean
 
 help:
 	@echo 'make demo   train a small network with and without shortcuts (examples/quickstart.py)'
 	@echo 'make test   lint, then run the tests on both generations of SpikingJelly'
+	@echo 'make docs   the documentation site, into build/site'
 	@echo 'make gpu    on a machine with a GPU: check and measure what a CPU cannot show'
 	@echo 'make lint   ruff and mypy only'
 	@echo 'make clean  remove .venv and every cache and build output'
@@ -58,6 +59,12 @@ test-new: $(VENV)/.test-ready
 
 test-old: $(VENV)/.test-ready $(OLD)/.ready
 	PYTHONPATH='$(abspath $(OLD))' $(PYTEST) --junit-xml=$(VENV)/old.xml
+
+# Strict: whatever Sphinx warns of is an error, links to pages and headings included. Nothing is
+# fetched from the internet, neither now nor by the pages.
+docs: $(VENV)/.docs-ready
+	$(PY) -m sphinx -W --keep-going -q -c docs -b html -d build/doctrees . build/site
+	@echo 'The site is in build/site: open build/site/index.html'
 
 # GPU=--help lists what can be asked for. The other generation: PYTHONPATH=.venv/spikingjelly-...
 gpu: $(VENV)/.test-ready
@@ -91,6 +98,10 @@ $(VENV)/.examples-ready: pyproject.toml Makefile | $(VENV)/.python-ready
 
 $(VENV)/.test-ready: pyproject.toml Makefile | $(VENV)/.python-ready
 	$(PIP_INSTALL) $(TORCH) $(SPIKINGJELLY) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.docs-ready: pyproject.toml Makefile | $(VENV)/.python-ready
+	$(PIP_INSTALL) $(TORCH) $(SPIKINGJELLY) --editable '.[docs]'
 	@touch $@
 
 $(OLD)/.ready: Makefile | $(VENV)/.python-ready

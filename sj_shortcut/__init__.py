@@ -14,6 +14,7 @@ from sj_shortcut.gradients import (
     log_spaced_steps,
     summarize,
 )
+from sj_shortcut.logs.logger import ShortcutLogger
 from sj_shortcut.neurons.backend import NeuronBackend, set_backend
 from sj_shortcut.neurons.families import is_spiking_neuron
 from sj_shortcut.places import ShortcutPoint, shortcut_points
@@ -56,6 +57,7 @@ __all__ = [
     "NeuronBackend",
     "ShortcutBranch",
     "ShortcutHead",
+    "ShortcutLogger",
     "ShortcutLoss",
     "ShortcutPoint",
     "ShortcutSchedule",

@@ -145,7 +145,7 @@ class GradientRecorder:
         self._all_ranks = all_ranks
         self._rows: list[Row] = []
         self._tags: dict[str, None] = {}
-        self._index = 0
+        self._index = self._before = 0
         self._entered = self._due = False
         self._order_handle: Any = None
 
@@ -164,6 +164,11 @@ class GradientRecorder:
     def frame(self) -> pd.DataFrame:
         """All rows so far; see the class for the columns."""
         return make_frame(self._rows, list(self._tags))
+
+    @property
+    def latest(self) -> pd.DataFrame:
+        """The rows of the last step that was measured."""
+        return make_frame(self._rows[self._before :], list(self._tags))
 
     @property
     def measures_next(self) -> bool:
@@ -190,7 +195,9 @@ class GradientRecorder:
         due = self._due
         if due:
             self._tags.update(dict.fromkeys(tags))
-            self._rows += self._measure(tags)
+            measured = self._measure(tags)
+            self._before = len(self._rows)
+            self._rows += measured
         self._index += 1
         self._prepare()
         return due

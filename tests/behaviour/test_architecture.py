@@ -19,7 +19,7 @@ PACKAGE = Path(sj_shortcut.__file__).parent
 TESTS = Path(__file__).parents[1]
 
 # From the top down: each may import those after it.
-ROOMS = ("plots", "gradients", "shortcuts", "schedules", "places", "neurons", "torch_model")
+ROOMS = ("plots", "logs", "gradients", "shortcuts", "schedules", "places", "neurons", "torch_model")
 # Of other rooms, plots may read this alone: what is drawn comes in a frame.
 READ_BY_PLOTS = f"{NAME}.gradients.columns"
 WITH_SPIKINGJELLY = ("neurons",)

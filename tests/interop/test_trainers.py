@@ -21,6 +21,7 @@ from sj_shortcut import (
     remove_shortcuts,
     wrap_with_shortcuts,
 )
+from sj_shortcut.logs.lightning_callback import ShortcutCallback
 from tests import recipes
 from tests.nets.small import CLASSES, Net, T, same
 
@@ -108,6 +109,8 @@ def trainer(epochs: int = EPOCHS, **options: Any) -> lightning.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
         logger=False,
+        log_every_n_steps=1,
+        callbacks=[ShortcutCallback()],
         **options,
     )
 

@@ -1,0 +1,82 @@
+"""Where numbers go: a CSV file, or an object of another library's."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Writer", "csv_writer", "writer_for"]
+
+# Takes numbers by name, and the step they are of.
+Writer = Callable[[Mapping[str, float], int], None]
+
+_COLUMNS = ("step", "name", "value")
+
+
+def writer_for(to: Any) -> Writer:
+    """How to write to ``to``.
+
+    Args:
+        to: A path: a CSV file, or a folder for one, ``shortcuts.csv``. An object with
+            ``add_scalar(name, value, step)``, such as TensorBoard's ``SummaryWriter``; with
+            ``log_metrics(values, step)``, as Lightning's loggers; with ``log(values, step=step)``,
+            as a run of Weights & Biases. Or a function ``(values, step)``.
+
+    Raises:
+        TypeError: If it is none of these.
+    """
+    if isinstance(to, str | os.PathLike):
+        return csv_writer(Path(to))
+    if hasattr(to, "add_scalar"):
+        return lambda values, step: _one_by_one(to.add_scalar, values, step)
+    if hasattr(to, "log_metrics"):
+        return lambda values, step: to.log_metrics(dict(values), step)
+    if hasattr(to, "log"):
+        return lambda values, step: to.log(dict(values), step=step)
+    if callable(to):
+        return lambda values, step: to(dict(values), step)
+    raise TypeError(
+        "numbers are written to a path, to an object with add_scalar (TensorBoard), log_metrics "
+        "(Lightning) or log (Weights & Biases), or by a function (values, step); got "
+        f"{type(to).__name__}."
+    )
+
+
+def csv_writer(path: Path) -> Writer:
+    """Append rows ``step, name, value`` to a CSV file, which is whole after each call.
+
+    Args:
+        path: The file, or a folder for ``shortcuts.csv``. Either is made if it is not there.
+
+    Raises:
+        ValueError: If the file is there and has other columns.
+    """
+    file = path if path.suffix == ".csv" else path / "shortcuts.csv"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists() and file.stat().st_size:
+        with file.open(encoding="utf-8", newline="") as lines:
+            header = next(csv.reader(lines), [])
+        if header != list(_COLUMNS):
+            raise ValueError(
+                f"{file} has other columns than {', '.join(_COLUMNS)}: name a file of its own."
+            )
+    else:
+        _append(file, [_COLUMNS])
+
+    def write(values: Mapping[str, float], step: int) -> None:
+        _append(file, [(step, name, repr(value)) for name, value in values.items()])
+
+    return write
+
+
+def _append(file: Path, rows: list[tuple[Any, ...]]) -> None:
+    with file.open("a", encoding="utf-8", newline="") as lines:
+        csv.writer(lines, lineterminator="\n").writerows(rows)
+
+
+def _one_by_one(add: Callable[..., Any], values: Mapping[str, float], step: int) -> None:
+    for name, value in values.items():
+        add(name, value, step)

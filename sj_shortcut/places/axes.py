@@ -7,14 +7,15 @@ with weights before it. Time is told by the spiking layers (:mod:`sj_shortcut.pl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from sj_shortcut.neurons import step_mode_of
 from sj_shortcut.neurons.calls import known_step_mode
-from sj_shortcut.places.channel_axis import channel_axis, channels_by_gradients
+from sj_shortcut.places.channel_axis import channel_axis
+from sj_shortcut.places.channels import ChannelFinder
 from sj_shortcut.places.classes import without_ones
 from sj_shortcut.places.example_pass import Pass, Sight
 from sj_shortcut.places.layout import Layout
@@ -22,9 +23,6 @@ from sj_shortcut.places.support import Support, are_apart, both_ends, gradients,
 from sj_shortcut.places.time_axis import TimeAxis, time_axis
 
 __all__ = ["OutputAxes", "find_layouts", "read_output", "read_times", "reached"]
-
-# So many layers with weights before a feature are asked where its channels are.
-_MOST_SOURCES = 4
 
 
 @dataclass(frozen=True)
@@ -185,12 +183,13 @@ def find_layouts(
     order = {name: place for place, name in enumerate(seen.sights)}
     timed = [name for name in seen.sights if name in times]
     layouts: dict[str, Layout | None] = {}
+    channels = ChannelFinder(seen)
     for name in names:
         sight = seen.sights[name]
         inside = [n for n in timed if f"{n}.".startswith(f"{name}." if name else "")]
         before = [n for n in timed if order[n] <= order[name]]
         near = next(reversed(inside or before), None)
-        layouts[name] = _Feature(seen, sight, axes, times, near).layout()
+        layouts[name] = _Feature(seen, sight, axes, times, near, channels).layout()
     return layouts
 
 
@@ -204,12 +203,14 @@ class _Feature:
         axes: OutputAxes,
         times: Mapping[str, TimeAxis],
         near: str | None,
+        channels: ChannelFinder,
     ) -> None:
         assert sight.shape is not None
         self.seen = seen
         self.sight = sight
         self.shape = sight.shape
         self.axes = axes
+        self.channels = channels
         self.near = seen.sights[near] if near is not None else None
         self.time = times[near] if near is not None else TimeAxis()
 
@@ -222,7 +223,7 @@ class _Feature:
             left = [a for a in range(len(self.shape)) if a not in (batch, time)]
             if not left or (not self.time.known and self.sight is self.near):
                 continue
-            channel, sure = self._channel(left)
+            channel, sure = self.channels.find(self.sight, left)
             return Layout(len(self.shape), batch, channel, time, folded, time_first, sure)
         return self._as_usual()
 
@@ -280,69 +281,13 @@ class _Feature:
 
     def _single_step(self, batch: int) -> int | None:
         """The axis of a single time step, which a neuron that has no step mode does not show."""
-        source = next(iter(self._sources()), None) if batch >= 0 else None
+        source = next(iter(self.channels.sources(self.sight)), None) if batch >= 0 else None
         if source is None or self.near is None or known_step_mode(self.near.module) is not None:
             return None
         axis = channel_axis(source)
         if axis is None or len(self.shape) != 2 - axis:  # batch, time, channels and space
             return None
         return next((a for a in (0, 1) if a != batch and self.shape[a] == 1), None)
-
-    def _channel(self, left: Sequence[int]) -> tuple[int, bool]:
-        """The channel axis among those that are neither batch nor time, and whether it is sure."""
-        if len(left) == 1:
-            return left[0], True
-        guess = fallback = None
-        for source, axis in self._witnesses():
-            assert source.shape is not None
-            usual = left[-1] if axis == -1 else left[0]
-            width = source.shape[axis]
-            alike = [axis for axis in left if self.shape[axis] == width]
-            # A layer over pooled features, as in attention, has fewer axes and tells less.
-            whole = len(source.shape) >= len(self.shape) - 1 > 1
-            if whole and alike == [usual]:
-                return usual, True
-            if whole and fallback is None and usual in alike:
-                fallback = usual, False  # where channels were mixed since, nothing else tells
-            if whole and width == 1:  # what lies before a single channel went through it
-                return guess or (usual, False)
-            told = channels_by_gradients(self.sight, source, left)
-            if told is None:
-                continue
-            seen, possible = told
-            if seen is not None:
-                return seen, True
-            likely = [axis for axis in alike if axis in possible] or possible
-            if guess is None and len(likely) == 1:
-                guess = likely[0], len(possible) < len(left)
-            elif guess is None and likely:
-                guess = usual, False
-        return guess or fallback or (self._as_taken(left), False)
-
-    def _as_taken(self, left: Sequence[int]) -> int:
-        """Channels with no weights before, as of an embedding: as the next layer takes them."""
-        later = self.seen.weight_calls[self.sight.ended[0] :]
-        then = self.seen.sights[later[0]].module if later else None
-        linear = isinstance(then, nn.Linear) and then.in_features == self.shape[left[-1]]
-        return left[-1] if linear else left[0]
-
-    def _sources(self) -> list[Sight]:
-        """The layers with weights that ran before it ended, the last one first."""
-        last, weights = self.sight.after[0], self.seen.weights
-        names = reversed(weights[: weights.index(last) + 1] if last in weights else ())
-        sights = [self.seen.sights[name] for name in names if name in self.seen.sights]
-        return [sight for sight in sights if sight.shape is not None][:_MOST_SOURCES]
-
-    def _witnesses(self) -> Iterator[tuple[Sight, int]]:
-        """Layers with weights and the norms behind them, the last one first, and their channels."""
-        order = list(self.seen.sights)
-        earlier = [self.seen.sights[n] for n in reversed(order[: order.index(self.sight.name)])]
-        for source in self._sources():
-            norms = [s for s in earlier if s.after[0] == source.name and s is not source]
-            for one in [*norms, source]:
-                axis = channel_axis(one)
-                if axis is not None and one.shape is not None:
-                    yield one, axis
 
     def _as_usual(self) -> Layout | None:
         """What SpikingJelly's neurons tell by themselves, where gradients did not."""
@@ -356,4 +301,4 @@ class _Feature:
         if not plain or ndim < batch + 2 or (samples is not None and self.shape[batch] != samples):
             return None
         left = list(range(batch + 1, ndim))
-        return Layout(ndim, batch, self._channel(left)[0], time, sure=False)
+        return Layout(ndim, batch, self.channels.find(self.sight, left)[0], time, sure=False)

@@ -1,0 +1,92 @@
+"""The channel axis, told by layers and norms before a feature."""
+
+import torch
+from spikingjelly.activation_based import layer
+from torch import Tensor, nn
+
+from tests.nets.zoo import lif
+from tests.places.tools import look
+
+
+class Narrow(nn.Module):
+    """A block of one channel whose skip, of two, runs before its first spiking layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.skip = layer.Conv2d(1, 1, 1), layer.Conv2d(1, 2, 1, stride=(2, 1))
+        self.spike, self.conv = lif(), layer.Conv2d(1, 2, 1, stride=(2, 1))
+        self.last = layer.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.skip(x) + self.conv(self.spike(x))
+        return self.last(x.flatten(1))
+
+
+def test_a_layer_beside_the_feature_does_not_tell_its_channels():
+    torch.manual_seed(0)
+    _, layouts, _ = look(Narrow(), 4 * torch.rand(3, 1, 2, 1), ["spike"])
+    assert str(layouts["spike"]) == "NCHW"
+
+
+class SideBySide(nn.Module):
+    """Two channels beside two others that are mixed, on a map as long as there are channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.spike = layer.Conv1d(2, 2, 1), lif()
+        self.body = nn.Sequential(
+            layer.Conv1d(2, 2, 1), layer.Conv1d(2, 2, 1), nn.LayerNorm([2, 2])
+        )
+        self.both, self.last = nn.Identity(), layer.Linear(8, 3)
+        with torch.no_grad():
+            self.body[1].weight[:, 0] = 0  # one channel leads nowhere
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.spike(self.conv(x))
+        return self.last(self.both(torch.cat([self.body(x), x], 1)).flatten(1))
+
+
+def test_a_size_alone_does_not_make_positions_channels():
+    """The convolution's width is that of the map, and no longer that of the channels."""
+    torch.manual_seed(0)
+    _, layouts, _ = look(SideBySide(), 4 * torch.rand(3, 2, 2), ["both"])
+    assert str(layouts["both"]) == "NCL"
+
+
+class MixedBeforeTokens(nn.Module):
+    """Channels that a norm mixes, and then a layer that takes as many positions as features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.spike = layer.Conv1d(2, 2, 1), nn.GroupNorm(1, 2), lif()
+        self.tokens, self.last = layer.Linear(2, 4), layer.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.spike(self.norm(self.conv(x)))
+        return self.last(self.tokens(x.transpose(1, 2)).mean(1))
+
+
+def test_where_all_is_mixed_channels_are_where_the_layer_before_has_them():
+    torch.manual_seed(0)
+    _, layouts, _ = look(MixedBeforeTokens(), 4 * torch.rand(3, 2, 2), ["spike"])
+    assert str(layouts["spike"]) == "NCL"
+
+
+class TokensInside(nn.Module):
+    """A block that turns its feature to tokens and back, on a map as long as there are channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm, self.spike = layer.Linear(4, 4), nn.LayerNorm(4), lif()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.spike(self.norm(self.linear(x.transpose(1, 2)))).transpose(1, 2)
+
+
+def test_a_norm_that_mixed_the_channels_tells_them_itself():
+    torch.manual_seed(0)
+    model = nn.Sequential(TokensInside(), layer.Flatten(), layer.Linear(16, 3))
+    _, layouts, _ = look(model, 4 * torch.rand(3, 4, 4), ["0", "0.spike"])
+    assert (str(layouts["0"]), str(layouts["0.spike"])) == ("NCL", "NLC")
+    assert layouts["0"].sure and layouts["0.spike"].sure

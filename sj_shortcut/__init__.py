@@ -33,6 +33,7 @@ from sj_shortcut.shortcuts.hooks import has_shortcuts
 from sj_shortcut.shortcuts.loss import ShortcutLoss
 from sj_shortcut.shortcuts.paper import evolutionary_training, shortcut_backpropagation
 from sj_shortcut.shortcuts.wrap import remove_shortcuts, wrap_with_shortcuts
+from sj_shortcut.spikes import compare_spikes, spike_report
 from sj_shortcut.torch_model.warnings import ShortcutWarning
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         plot_gradient_sources,
         plot_history,
         plot_schedule,
+        plot_spikes,
     )
 
 __version__ = "0.1.0"
@@ -60,6 +62,7 @@ __all__ = [
     "ShortcutPoint",
     "ShortcutSchedule",
     "ShortcutWarning",
+    "compare_spikes",
     "every_steps",
     "evolutionary_training",
     "gradient_flow",
@@ -74,6 +77,7 @@ __all__ = [
     "plot_gradient_sources",
     "plot_history",
     "plot_schedule",
+    "plot_spikes",
     "remove_shortcuts",
     "set_backend",
     "shortcut_backpropagation",
@@ -82,6 +86,7 @@ __all__ = [
     "shortcut_parameters",
     "shortcut_points",
     "shortcuts_enabled",
+    "spike_report",
     "summarize",
     "wrap_with_shortcuts",
 ]

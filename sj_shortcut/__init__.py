@@ -17,6 +17,7 @@ from sj_shortcut.gradients import (
 from sj_shortcut.neurons.backend import NeuronBackend, set_backend
 from sj_shortcut.neurons.families import is_spiking_neuron
 from sj_shortcut.places import ShortcutPoint, shortcut_points
+from sj_shortcut.price import SpikePrice, remove_price
 from sj_shortcut.schedules.base import ShortcutSchedule
 from sj_shortcut.schedules.constant import ConstantSchedule
 from sj_shortcut.schedules.evolutionary import EvolutionarySchedule
@@ -62,6 +63,7 @@ __all__ = [
     "ShortcutPoint",
     "ShortcutSchedule",
     "ShortcutWarning",
+    "SpikePrice",
     "compare_spikes",
     "every_steps",
     "evolutionary_training",
@@ -78,6 +80,7 @@ __all__ = [
     "plot_history",
     "plot_schedule",
     "plot_spikes",
+    "remove_price",
     "remove_shortcuts",
     "set_backend",
     "shortcut_backpropagation",

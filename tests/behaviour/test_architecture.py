@@ -24,6 +24,7 @@ ROOMS = (
     "spikes",
     "gradients",
     "shortcuts",
+    "price",
     "schedules",
     "places",
     "neurons",

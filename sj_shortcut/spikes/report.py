@@ -18,7 +18,13 @@ from sj_shortcut.places.example_pass import untouched
 from sj_shortcut.spikes.columns import check_tags, make_frame
 from sj_shortcut.spikes.counting import Counting, Tally
 from sj_shortcut.spikes.energy import SOURCE, energy_pj
-from sj_shortcut.torch_model import ShortcutWarning, bare_model, first_tensor, map_tensors
+from sj_shortcut.torch_model import (
+    ShortcutWarning,
+    bare_model,
+    first_tensor,
+    is_sharded,
+    map_tensors,
+)
 
 __all__ = ["spike_report"]
 
@@ -71,7 +77,7 @@ def spike_report(
         One row a layer, in order of depth.
 
     Raises:
-        TypeError: If an argument has the wrong type.
+        TypeError: If an argument has the wrong type, or the model is sharded.
         ValueError: If there is no batch, a batch is no pair, or a tag has the name of a column.
 
     Example:
@@ -92,6 +98,11 @@ def spike_report(
     check_tags(tags)
     if not isinstance(energy, bool):
         raise TypeError(f"energy must be True or False, got {energy!r}.")
+    if any(map(is_sharded, bare.modules())):
+        raise TypeError(
+            f"{type(bare).__name__} is sharded (FSDP), and a pass without its hooks would not find "
+            "its weights: count spikes of a model that is whole, with the saved weights, say."
+        )
     report = _Report(bare, neuron_types, forward)
     with (
         untouched(bare),

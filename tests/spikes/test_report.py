@@ -319,6 +319,16 @@ def test_what_is_refused() -> None:
         spike_report(model, [batch[0]])
 
 
+def test_sharded_models_are_refused(monkeypatch) -> None:
+    monkeypatch.setattr("sj_shortcut.spikes.report.is_sharded", lambda module: True)
+    message = (
+        "Net is sharded (FSDP), and a pass without its hooks would not find its weights: count "
+        "spikes of a model that is whole, with the saved weights, say."
+    )
+    with refused(TypeError, message):
+        spike_report(Net(), (images(), labels()))
+
+
 def test_compiled_and_distributed_models_are_measured_inside() -> None:
     model, batch = Net(), (images(), labels())
     pd.testing.assert_frame_equal(

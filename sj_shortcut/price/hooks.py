@@ -67,13 +67,17 @@ def put_hooks_on(model: nn.Module, neuron_types: tuple[type, ...]) -> Spending:
             "of neurons with neuron_types=."
         )
     spending = Spending(list(neurons))
-    for index, module in enumerate(neurons.values()):
-        # In front of others: heads save kernels where theirs is the last.
-        hook = partial(after_neuron, index=index, spending=spending)
-        module.register_forward_hook(hook, prepend=True)
     before = partial(before_model, spending=spending, neuron_types=neuron_types)
-    model.register_forward_pre_hook(before, with_kwargs=True)
-    model.register_forward_hook(partial(after_model, spending=spending))
+    try:
+        for index, module in enumerate(neurons.values()):
+            # In front of others: heads save kernels where theirs is the last.
+            hook = partial(after_neuron, index=index, spending=spending)
+            module.register_forward_hook(hook, prepend=True)
+        model.register_forward_hook(partial(after_model, spending=spending))
+        model.register_forward_pre_hook(before, with_kwargs=True)
+    except BaseException:  # an interrupt: half of the hooks are of no use
+        remove_price(model)
+        raise
     return spending
 
 

@@ -28,6 +28,7 @@ class Rates:
         sums: For each layer that ran, the sum of its spikes, call by call.
         sizes: For each, the number of its outputs in all calls.
         fired: For each, where channels are looked at, which of them fired: ``[C]``.
+        blocked: Layers that ran without gradients.
     """
 
     owner: Any
@@ -35,6 +36,7 @@ class Rates:
     sums: dict[int, list[Tensor]] = field(default_factory=dict)
     sizes: dict[int, int] = field(default_factory=dict)
     fired: dict[int, Tensor] = field(default_factory=dict)
+    blocked: list[int] = field(default_factory=list)
 
     def add(self, index: int, spikes: Tensor, channel: int | None) -> None:
         """Take note of one call of a layer.
@@ -44,6 +46,8 @@ class Rates:
             spikes: What it fired.
             channel: The axis of its channels, ``None`` where it is not known.
         """
+        if not torch.is_grad_enabled():
+            self.blocked.append(index)
         # A sum rather than a mean: its gradient is one number, which no kernel has to write out.
         wide = torch.float64 if spikes.dtype == torch.float64 else torch.float32
         self.sums.setdefault(index, []).append(spikes.sum(dtype=wide))

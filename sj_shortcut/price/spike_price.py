@@ -202,6 +202,7 @@ class SpikePrice(nn.Module):
 
     def _check(self, records: Sequence[Rates]) -> None:
         if records and all(record.owner is self._spending for record in records):
+            self._watch.blocked([i for record in records for i in record.blocked])
             return
         if records:
             raise RuntimeError(
@@ -304,7 +305,7 @@ class SpikePrice(nn.Module):
         found = []
         for index in range(len(self.names)):
             fired = [record.fired[index] for record in records if index in record.fired]
-            dead = rates.new_tensor(math.nan) if not fired else ~torch.stack(fired).any(0)
+            dead = ~torch.stack(fired).any(0) if fired else rates.new_full((), math.nan)
             found.append(dead.to(rates.dtype).mean())
         return torch.stack(found)
 

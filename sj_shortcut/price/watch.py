@@ -53,6 +53,23 @@ class Watch:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_waiting": None}  # what waits for a device cannot be copied
 
+    def blocked(self, layers: Sequence[int]) -> None:
+        """Tell of layers that ran without gradients in a forward that has them.
+
+        Args:
+            layers: Which; none where all is well.
+
+        Warns:
+            ShortcutWarning: Once, if there are any.
+        """
+        if layers:
+            self._tell(
+                "blocked",
+                f"'{self.names[layers[0]]}' ran without gradients inside a model that has them, as "
+                "under torch.no_grad, or torch.utils.checkpoint with use_reentrant=True: the price "
+                "counts what it fires, and cannot lower it. Pass use_reentrant=False.",
+            )
+
     def look(self, values: Sequence[Tensor], chance: float) -> None:
         """Have the device put together what a later call reads.
 

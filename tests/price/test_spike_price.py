@@ -27,6 +27,7 @@ from tests.behaviour.test_waits import Waits
 from tests.gradients.tools import hooks_on
 from tests.nets.small import Net, StatelessNet, images, labels
 from tests.price.tools import LAYERS, SHARES, WHOLE, batch, net, price_by_hand, rates_by_hand, run
+from tests.ranks import on_ranks
 from tests.refusals import refused
 
 every_mode = pytest.mark.parametrize("mode", ["m", "s"])
@@ -235,6 +236,67 @@ def test_a_checkpoint_inside_counts_once() -> None:
     found.backward()
     assert float(found) == pytest.approx(float(plain))
     assert torch.allclose(other.layer1[0].weight.grad, model.layer1[0].weight.grad)
+
+
+def test_a_checkpoint_that_keeps_gradients_away_is_told() -> None:
+    class Checkpointed(StatelessNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = checkpoint(self.layer1, x.requires_grad_(), use_reentrant=True)
+            return self.fc(self.layer3(self.layer2(x)))
+
+    model, (x, _) = Checkpointed(), batch()
+    price = SpikePrice(model, factor=0.5)
+    with pytest.warns(ShortcutWarning, match=r"'layer1.1' ran without gradients .*use_reentrant=F"):
+        price(run(model, x)).backward()
+    assert model.layer2[0].weight.grad is not None
+
+
+def test_where_fan_outs_cannot_be_seen_all_weigh_the_same() -> None:
+    class Own(nn.Module):
+        """Multiplies where nobody looks for layers with weights."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.ParameterList(torch.rand(4, 4) for _ in range(3))
+            self.sn1, self.sn2 = neuron.IFNode(), neuron.IFNode()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.sn2(self.sn1(x @ self.w[0]) @ self.w[1]) @ self.w[2]
+
+    model = Own()
+    price = SpikePrice(model)
+    price(model(torch.rand(3, 4))).backward()
+    assert price.shares == {"sn1": 0.5, "sn2": 0.5}
+
+
+def test_a_compiled_model_is_told_what_leaves_the_hooks_out() -> None:
+    model, (x, _) = StatelessNet(), batch()
+    price = SpikePrice(model)
+    compiled = torch.compile(model, backend="eager")
+    with pytest.raises(RuntimeError, match="torch.compile, and a checkpoint .*leave hooks out"):
+        price(run(compiled, x))
+
+
+def train_on_one_rank(rank: int) -> dict:
+    model, (x, y) = wrap_with_shortcuts(net()), batch(seed=rank)
+    criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), price=SpikePrice(model, factor=0.5))
+    parallel = nn.parallel.DistributedDataParallel(model)
+    for _ in range(2):
+        loss = criterion(parallel(x).mean(0), y)
+        loss.backward()
+        functional.reset_net(model)
+    rates = torch.tensor(list(criterion.price.rates.values()))
+    targets = torch.tensor(list(criterion.price.targets.values()))
+    return {"rates": rates, "targets": targets, "price": criterion.parts["price"]}
+
+
+def test_processes_share_their_targets(tmp_path) -> None:
+    one, other = on_ranks(train_on_one_rank, tmp_path)
+    assert torch.equal(one["targets"], other["targets"])
+    mean = (one["rates"] + other["rates"]) / 2
+    assert not torch.equal(one["rates"], other["rates"])
+    assert torch.allclose(one["targets"], 0.5 * mean.clamp(min=0.05))
+    assert one["price"] > 0 and other["price"] > 0
 
 
 def test_a_layer_that_is_left_out_costs_nothing() -> None:

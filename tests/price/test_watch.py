@@ -48,6 +48,16 @@ def test_it_looks_at_the_first_loss_and_then_ever_more_rarely() -> None:
     assert [n + 1 for n in range(300) if is_due(n)] == [1, 32, 64, 128, 256]
 
 
+def test_layers_without_gradients_are_told_once() -> None:
+    watch = Watch(NAMES)
+    watch.blocked([])
+    with pytest.warns(ShortcutWarning, match="'sn2' ran without gradients"):
+        watch.blocked([1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watch.blocked([0])
+
+
 def test_all_well() -> None:
     watch = after_a_first_look()
     assert look(watch, rates=[0.1, 0.2], dead=[0.15, 0.05], price=3.0, loss=2.3) == []

@@ -1,5 +1,6 @@
 import copy
 import gc
+import pickle
 import weakref
 
 import pytest
@@ -64,6 +65,7 @@ def test_hooks_are_carried_by_copies() -> None:
     assert has_price(twin)
     remove_price(twin)
     assert has_price(model) and not has_price(twin)
+    assert has_price(pickle.loads(pickle.dumps(model)))
 
 
 @pytest.mark.parametrize(

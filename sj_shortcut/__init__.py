@@ -18,6 +18,7 @@ from sj_shortcut.logs.logger import ShortcutLogger
 from sj_shortcut.neurons.backend import NeuronBackend, set_backend
 from sj_shortcut.neurons.families import is_spiking_neuron
 from sj_shortcut.places import ShortcutPoint, shortcut_points
+from sj_shortcut.price import SpikePrice, remove_price
 from sj_shortcut.schedules.base import ShortcutSchedule
 from sj_shortcut.schedules.constant import ConstantSchedule
 from sj_shortcut.schedules.evolutionary import EvolutionarySchedule
@@ -34,6 +35,7 @@ from sj_shortcut.shortcuts.hooks import has_shortcuts
 from sj_shortcut.shortcuts.loss import ShortcutLoss
 from sj_shortcut.shortcuts.paper import evolutionary_training, shortcut_backpropagation
 from sj_shortcut.shortcuts.wrap import remove_shortcuts, wrap_with_shortcuts
+from sj_shortcut.spikes import compare_spikes, spike_report
 from sj_shortcut.torch_model.warnings import ShortcutWarning
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
         plot_gradient_sources,
         plot_history,
         plot_schedule,
+        plot_spikes,
     )
 
 __version__ = "0.1.0"
@@ -62,6 +65,8 @@ __all__ = [
     "ShortcutPoint",
     "ShortcutSchedule",
     "ShortcutWarning",
+    "SpikePrice",
+    "compare_spikes",
     "every_steps",
     "evolutionary_training",
     "gradient_flow",
@@ -76,6 +81,8 @@ __all__ = [
     "plot_gradient_sources",
     "plot_history",
     "plot_schedule",
+    "plot_spikes",
+    "remove_price",
     "remove_shortcuts",
     "set_backend",
     "shortcut_backpropagation",
@@ -84,6 +91,7 @@ __all__ = [
     "shortcut_parameters",
     "shortcut_points",
     "shortcuts_enabled",
+    "spike_report",
     "summarize",
     "wrap_with_shortcuts",
 ]

@@ -24,8 +24,8 @@ LAST = "last.pt"
 LOCK, OWNER = ".lock", ".owner"
 # What a run writes, and how each kind of file begins: by both, what a killed one left is known.
 WRITTEN = re.compile(
-    r"\.(?:(?:last|previous|best|model)\.pt|(?:config|split)\.json|(?:curves|gradients)\.png"
-    r"|(?:metrics|epoch-\d{4,})\.csv|\.owner)\.[0-9a-f]{8}\.tmp"
+    r"\.(?:(?:last|previous|best|model)\.pt|(?:config|split)\.json|(?:curves|gradients|spikes)\.png"
+    r"|(?:metrics|spikes|epoch-\d{4,})\.csv|\.owner)\.[0-9a-f]{8}\.tmp"
 )
 BEGINNINGS = {
     ".pt": b"PK\x03\x04",
@@ -34,6 +34,7 @@ BEGINNINGS = {
     OWNER: b'{"host": ',
     "owner": b'{"host": ',
     "metrics.csv": b"epoch,",
+    "spikes.csv": b"epoch,",
     ".csv": b"run,",
 }
 

@@ -16,11 +16,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from sj_shortcut import gradient_flow, plot_gradient_flow, plot_history, shortcut_parameters
+from sj_shortcut import (
+    gradient_flow,
+    plot_gradient_flow,
+    plot_history,
+    plot_spikes,
+    shortcut_parameters,
+)
 
 from . import checkpoint
 from .errors import UserError
 from .folder import write_atomically, write_text
+from .spikes import count_spikes, first_and_last, sums
 
 if TYPE_CHECKING:
     from .building import Run
@@ -82,6 +89,16 @@ class Report:
             f"test {row['test_accuracy']:.2%}  {row['seconds']:.1f} s  "
             f"{row['images_per_second']:.0f} images/s{left_out(row)}"
         )
+
+    def spikes(self) -> dict[str, float]:
+        """Count spikes of every layer, and return their sums; none where weights are sharded."""
+        run = self.run
+        if not self.main or run.sharded:
+            return {}
+        frame = count_spikes(run)
+        path = run.folder / "spikes.csv"
+        write_frame(first_and_last(frame, path), path, run)
+        return sums(frame)
 
     def gradients(self, due: bool) -> None:
         """Measure the gradient of every layer on a batch of test samples, the same each time."""
@@ -227,7 +244,7 @@ def open_board(folder: Path, epochs_done: int) -> Any:
 
 
 def figures(run: Run) -> dict[str, Figure]:
-    """Curves of the run, and of its gradients if they were measured."""
+    """Curves of the run, its spikes, and its gradients if they were measured."""
     curves = plot_history(long_history(run), y=("loss", "accuracy", "λ"))
     drawn = {"curves.png": figure_of(curves)}
     files = sorted((run.folder / "gradients").glob("epoch-*.csv"))
@@ -235,6 +252,10 @@ def figures(run: Run) -> dict[str, Figure]:
         frame = pd.concat(pd.read_csv(file) for file in files)
         frame["run"] = "epoch " + frame["epoch"].astype(str)
         drawn["gradients.png"] = figure_of(plot_gradient_flow(frame))
+    if (run.folder / "spikes.csv").exists():
+        frame = pd.read_csv(run.folder / "spikes.csv")
+        frame["run"] = "epoch " + frame["epoch"].astype(str)
+        drawn["spikes.png"] = figure_of(plot_spikes(frame))
     return drawn
 
 

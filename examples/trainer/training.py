@@ -90,7 +90,7 @@ def to_the_end(run: Run) -> int:
             tested = {} if stop.requested() else evaluate(run, stop)
             if stop.requested():
                 return stopped(run, stop)
-            row = summarize(run, tested)
+            row = summarize(run, tested) | report.spikes()
             report.gradients(due_for_gradients(run))
             if run.has_heads:
                 run.criterion.schedule.step()

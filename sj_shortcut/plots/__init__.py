@@ -7,6 +7,7 @@ from sj_shortcut.plots.histogram import plot_gradient_histogram
 from sj_shortcut.plots.history import plot_history
 from sj_shortcut.plots.schedule import plot_schedule
 from sj_shortcut.plots.sources import plot_gradient_sources
+from sj_shortcut.plots.spikes import plot_spikes
 
 __all__ = [
     "plot_gradient_coherence",
@@ -16,4 +17,5 @@ __all__ = [
     "plot_gradient_sources",
     "plot_history",
     "plot_schedule",
+    "plot_spikes",
 ]

@@ -37,6 +37,7 @@ def draw_lines(
     log: bool,
     hint: str = "",
     background: Background | None = None,
+    label: str = "",
 ) -> Axes:
     """Draw a column over layers or another column, a line for each level of ``hue``.
 
@@ -50,6 +51,7 @@ def draw_lines(
         log: Whether the axis is logarithmic.
         hint: What to say where ``y`` cannot be drawn.
         background: Draws behind the lines.
+        label: What the axis calls ``y``, if not by its own name.
 
     Returns:
         The Axes.
@@ -68,7 +70,7 @@ def draw_lines(
         ax.set_yscale("log")
     explained = background(ax, frame, by_layer) if background is not None else []
     handles, marks, ordered = _draw_each(ax, frame, y, hue, log)
-    set_style(ax, label_of(x), label_of(y))
+    set_style(ax, label_of(x), label or label_of(y))
     name_ticks(ax.xaxis, names)
     if legend:
         add_legend(ax, [*handles, *explained, *marks], label_of(hue) if hue and ordered else "")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sj_shortcut.price import SpikePrice
 from sj_shortcut.schedules import ConstantSchedule, HandoverSchedule, ShortcutSchedule
 from sj_shortcut.shortcuts.access import find_wrapped, shortcut_branches
 from sj_shortcut.shortcuts.activation import activation_behind
@@ -53,12 +54,14 @@ class ShortcutLoss(nn.Module):
         per_step: Apply the criterion at every time step and average, as in temporal efficient
             training (Deng et al., ICLR 2022); the output must then be ``[T, N, K]``.
         weights: :math:`w_l` of each head, by name or in order of depth; 1 for those not named.
+        price: Whether to add a price on spikes, :class:`SpikePrice` as it is by default; or one
+            that was made for this model.
 
     Attributes:
         schedule: The schedule.
         parts: Detached value of each term of the last call: ``"total"``, ``"main"`` (the model's
-            output alone) and with ``combine="loss"`` each head by name, before weighting. Heads of
-            weight 0 are skipped.
+            output alone), with ``combine="loss"`` each head by name, before weighting, and
+            ``"price"`` where there is one. Heads of weight 0 are skipped.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -86,6 +89,7 @@ class ShortcutLoss(nn.Module):
         combine: Literal["loss", "logits"] = "loss",
         per_step: bool = False,
         weights: Mapping[str, float] | Sequence[float] | None = None,
+        price: bool | SpikePrice = False,
     ) -> None:
         super().__init__()
         self._root = (find_wrapped(model),)  # in a tuple: the loss does not own the model
@@ -114,6 +118,13 @@ class ShortcutLoss(nn.Module):
             )
         if not isinstance(per_step, bool):
             raise TypeError(f"per_step must be True or False, got {per_step!r}.")
+        if not isinstance(price, bool | SpikePrice):
+            raise TypeError(
+                f"price must be True, False or a SpikePrice(model), got {price!r}: for another "
+                "strength, factor or rate pass SpikePrice(model, factor=0.8)."
+            )
+        if isinstance(price, SpikePrice) and not price.is_of(self._root[0]):
+            raise ValueError("price is a SpikePrice of another model: make one for this model.")
         forwards = forwards_of(self._root[0])
         self.weights = weights_by_name(weights, forwards.names)
         # Given in order of depth, they follow the heads if the first batch shows another order.
@@ -130,6 +141,9 @@ class ShortcutLoss(nn.Module):
         self._activation: Callable[[Tensor], Tensor] | None = None
         self._activation_known = False
         self._factors = Factors()
+        if price is True:
+            price = SpikePrice(self._root[0], neuron_types=forwards.neuron_types)
+        self.price = price or None
 
     def forward(self, output: Tensor, target: Any) -> Tensor:
         """The loss of one batch.
@@ -169,7 +183,7 @@ class ShortcutLoss(nn.Module):
         combined = self._sum_of_losses if self.combine == "loss" else self._loss_of_sum
         total = combined(output, heads, used, target)
         self.schedule.observe(self.parts)
-        return total
+        return total if self.price is None else self._with_price(total, output, self.price)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The schedule, so that ``state_dict()`` holds all that a training needs to go on."""
@@ -241,6 +255,14 @@ class ShortcutLoss(nn.Module):
         with torch.no_grad():
             main = self._task_loss(output.detach(), target) if used else total.detach()
         self.parts = {"total": total.detach(), "main": main}
+        return total
+
+    def _with_price(self, total: Tensor, output: Tensor, price: SpikePrice) -> Tensor:
+        main = self.parts["main"]
+        of_classes = isinstance(self.criterion, nn.CrossEntropyLoss) and not main.ndim
+        spikes = price(output, main if of_classes else None)
+        total = total + spikes
+        self.parts = {**self.parts, "total": total.detach(), "price": spikes.detach()}
         return total
 
     def _task_loss(self, logits: Tensor, target: Any) -> Tensor:

@@ -16,6 +16,7 @@ from sj_shortcut.places import (
     choose_points,
     list_points,
 )
+from sj_shortcut.price import remove_price
 from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.checks import (
     check_apart,
@@ -160,7 +161,7 @@ def remove_shortcuts(model: nn.Module) -> nn.Module:
         model: The wrapped model.
 
     Returns:
-        The same model, without heads and hooks.
+        The same model, without heads and hooks, those of a :class:`SpikePrice` included.
 
     Raises:
         TypeError: If ``model`` is not a module.
@@ -187,8 +188,10 @@ def remove_shortcuts(model: nn.Module) -> nn.Module:
         )
     try:
         _detach_all(model)
+        remove_price(model)
     except BaseException:  # an interrupt: half a removal is of no use
         _detach_all(model)
+        remove_price(model)
         raise
     return model
 

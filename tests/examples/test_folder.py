@@ -144,6 +144,8 @@ def test_what_a_killed_process_left_half_written_goes_and_drafts_of_others_stay(
         ".best.pt.0123abcd.tmp": b"",
         ".metrics.csv.89abcdef.tmp": b"epoch,la",
         ".curves.png.89abcdef.tmp": b"\x89PNG\r\n",
+        ".spikes.csv.89abcdef.tmp": b"epoch,lay",
+        ".spikes.png.89abcdef.tmp": b"\x89PNG\r\n",
     }
     theirs = {".draft.tmp": b"mine", ".last.pt.0123abcd.tmp.bak": half, ".last.pt.0.tmp": b"mine"}
     theirs |= {".model.pt.0123abcd.tmp": b"my model", ".notes.md.0123abcd.tmp": b"mine"}

@@ -47,7 +47,7 @@ def test_what_a_run_leaves_behind(tmp_path, example_modules):
     done = succeed("train_cifar.py", *flags, "--out", folder, log=tmp_path / "log")
     assert {path.name for path in folder.iterdir()} == set(
         "config.json metrics.csv tensorboard last.pt previous.pt best.pt model.pt curves.png "
-        "gradients gradients.png .lock".split()
+        "gradients gradients.png spikes.csv spikes.png .lock".split()
     )
     config = json.loads((folder / "config.json").read_text())
     assert config["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
@@ -65,6 +65,13 @@ def test_what_a_run_leaves_behind(tmp_path, example_modules):
     shares = metrics.filter(like="accuracy")
     assert list(shares) == ["train_accuracy", "test_accuracy", "head_accuracy_2", "head_accuracy_5"]
     assert ((shares >= 0) & (shares <= 1)).all(axis=None)
+    spikes = pd.read_csv(folder / "spikes.csv")
+    assert spikes.epoch.unique().tolist() == [1, 4] and (spikes.samples == 32).all()
+    last = spikes[spikes.epoch == 4]
+    for name in ("spikes", "synops"):
+        assert (
+            metrics[name].iloc[-1] == pytest.approx(last[name].sum()) and (metrics[name] > 0).all()
+        )
     assert list(folder.glob("tensorboard/events*"))
     assert [path.name for path in sorted(folder.glob("gradients/*"))] == [
         "epoch-0002.csv",

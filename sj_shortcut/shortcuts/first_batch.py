@@ -139,19 +139,22 @@ def _layout(name: str, look: Look, forwards: Forwards) -> Layout | None:
             'seen: say it with layout=, such as layout="TNC...", in wrap_with_shortcuts.'
         )
     channels = forwards.channels.get(name)
+    if not seen.sure and known is not None and known.ndim == len(shape):
+        seen = _as_known(seen, known, shape)
     if channels not in (None, seen.channels(shape)):
         raise ValueError(
             f"the shortcut head at '{name}' was made for {channels} channels, but its point gave "
             f"{shape}, seen as {seen}, with {seen.channels(shape)}. Pass example_input= to "
             "wrap_with_shortcuts, or layout= if the axes were misread."
         )
-    return seen if seen.sure or known is None else _as_known(seen, known, shape)
+    return seen
 
 
 def _as_known(guess: Layout, known: Layout, shape: tuple[int, ...]) -> Layout:
-    """A guess at the channels, by what was known where sizes had not been equal by chance."""
-    around = (guess.batch, guess.time)
-    alike = known.ndim == guess.ndim and known.channel not in around
+    """A guess, by what was known where sizes were not equal by chance, or layers fired."""
+    if known.batch == guess.batch and known.has_time and not guess.has_time:
+        return replace(known, sure=False)
+    alike = known.channel not in (guess.batch, guess.time)
     if alike and shape[known.channel] == guess.channels(shape):
         return replace(guess, channel=known.channel)
     return guess

@@ -1,6 +1,7 @@
 """The first real batch of a kind is looked at once more, and settles what was guessed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from spikingjelly.activation_based import functional, layer, surrogate
 from torch import Tensor, nn
 
 from sj_shortcut import shortcut_branches, shortcut_logits, wrap_with_shortcuts
-from sj_shortcut.shortcuts.first_batch import kind_of_input
+from sj_shortcut.places import look_at
+from sj_shortcut.shortcuts.first_batch import kind_of_input, settle
 from sj_shortcut.shortcuts.hooks import forwards_of
 from tests.nets import random_parts as parts
 from tests.nets.random_blocks import Tokens
@@ -210,3 +212,14 @@ def test_a_batch_that_leaves_out_all_spiking_layers_is_not_taken_for_a_dense_out
         assert model(4 * torch.rand(samples, 2, 8)).shape == (samples, 2, 3)
     layouts = forwards_of(model).layouts
     assert (str(layouts["1"]), str(layouts["1.spike"])) == ("NTC", "TNC")
+
+
+def test_time_that_was_seen_when_wrapping_holds_where_the_first_batch_does_not_show_it():
+    """Where neurons of the user's own stay silent, their time step after step is not seen."""
+    model = wrap_with_shortcuts(Net(), example_input=images())
+    forwards = forwards_of(model)
+    known = forwards.layouts["layer1.1"]
+    silent = replace(known, batch=1, time=None, channel=0, sure=False)
+    look = look_at(model, (images(),), {}, forwards.names)
+    settle(replace(look, layouts={**look.layouts, "layer1.1": silent}), forwards)
+    assert forwards.layouts["layer1.1"] == replace(known, sure=False)

@@ -21,6 +21,7 @@ from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.eval_mode import watch_for_updates_in_eval_mode
 from sj_shortcut.shortcuts.first_batch import look_if_needed
 from sj_shortcut.shortcuts.forwards import Forwards, Record, join
+from sj_shortcut.shortcuts.gates import above, below
 from sj_shortcut.shortcuts.hand_on import averages, averages_and_features
 from sj_shortcut.shortcuts.oversight import tell, watch_for_unused_heads
 from sj_shortcut.shortcuts.together import compute_waiting, head_that_waits, wait
@@ -30,6 +31,7 @@ from sj_shortcut.torch_model import (
     backward_task,
     first_tensor,
     in_backward,
+    is_captured,
     is_distributed,
     is_sharded,
     lost_its_weights,
@@ -140,7 +142,11 @@ def after_point(
         if record is not None:
             wait(record, name, head, features, steps, timed)
     else:
-        logits = run(x, with_time=timed, per_step=forwards.per_step)
+        if compiling or is_captured(x):
+            x, key = below(x)
+            logits = above(run(x, with_time=timed, per_step=forwards.per_step), key)
+        else:
+            logits = run(x, with_time=timed, per_step=forwards.per_step)
         if record is not None:
             record.add(name, logits, steps, timed)
     if record is not None and not again and not compiling:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from sj_shortcut.shortcuts.hooks import forwards_of, has_shortcuts
 from sj_shortcut.shortcuts.oversight import Oversight
 from sj_shortcut.shortcuts.pairing import heads_behind
 from sj_shortcut.shortcuts.stacked_loss import stacked_losses
-from sj_shortcut.shortcuts.weights import Factors, finite_coefficient, weights_by_name
+from sj_shortcut.shortcuts.weights import Coefficients, only_weighed, weigh, weights_by_name
+from sj_shortcut.torch_model import is_captured
 
 __all__ = ["Criterion", "ShortcutLoss"]
 
@@ -121,7 +122,6 @@ class ShortcutLoss(nn.Module):
         self.criterion = criterion
         if schedule is None:
             schedule = HandoverSchedule() if combine == "loss" else ConstantSchedule(1.0)
-        self.schedule = schedule
         self.combine = combine
         self.per_step = per_step
         self.parts: dict[str, Tensor] = {}
@@ -129,7 +129,21 @@ class ShortcutLoss(nn.Module):
         self._oversight = Oversight(forwards)
         self._activation: Callable[[Tensor], Tensor] | None = None
         self._activation_known = False
-        self._factors = Factors()
+        self._coefficients = Coefficients(self.weights)
+        self.schedule = schedule
+        self._be_ready(next(self._root[0].parameters(), torch.empty(0)))
+
+    @property
+    def schedule(self) -> ShortcutSchedule:
+        """The schedule; another one can be set, also where the step was compiled or captured."""
+        return cast(ShortcutSchedule, self._schedule)
+
+    @schedule.setter
+    def schedule(self, schedule: ShortcutSchedule) -> None:
+        if "_schedule" in self.__dict__:
+            self._schedule.remove_reader(self._coefficients)
+        self._schedule: ShortcutSchedule = schedule
+        schedule.add_reader(self._coefficients)
 
     def forward(self, output: Tensor, target: Any) -> Tensor:
         """The loss of one batch.
@@ -161,11 +175,16 @@ class ShortcutLoss(nn.Module):
         forwards.used = True
         for record in records:
             record.used = True
-        used = self._used_weights(heads)
-        find = partial(shortcut_branches, root)
-        self._oversight.training(root, find, records, used, self.schedule)
-        self._oversight.targets(output, target)
-        heads = self._like_output(output, {name: heads[name] for name in used})
+        if is_captured(output):
+            used = self._recorded_weights(heads, output)
+            heads = {name: only_weighed(weight, heads[name]) for name, weight in used.items()}
+        else:
+            used = self._used_weights(heads, output)
+            heads = {name: heads[name] for name in used}
+            find = partial(shortcut_branches, root)
+            self._oversight.training(root, find, records, used, self.schedule)
+            self._oversight.targets(output, target)
+        heads = self._like_output(output, heads)
         combined = self._sum_of_losses if self.combine == "loss" else self._loss_of_sum
         total = combined(output, heads, used, target)
         self.schedule.observe(self.parts)
@@ -193,14 +212,31 @@ class ShortcutLoss(nn.Module):
             total.register_hook(lambda grad: tell_of_eval_mode(root, forwards))
         return total
 
-    def _used_weights(self, heads: Mapping[str, Tensor]) -> dict[str, float]:
+    def _used_weights(self, heads: Mapping[str, Tensor], output: Tensor) -> dict[str, Any]:
         """λ w_l by head. One of 0 is left out: 0 times a head's NaN would be NaN."""
-        weights = {}
-        for name, weight in self.weights.items():
-            used = weight * finite_coefficient(self.schedule.coefficient_of(name))
-            if used and name in heads:
-                weights[name] = used
-        return weights
+        coefficients = self._coefficients
+        coefficients.weights = self.weights
+        coefficients.follow(self._schedule)
+        if coefficients.kept.device != output.device:
+            self._be_ready(output)
+        return {name: used for name, used in coefficients.now.items() if used and name in heads}
+
+    def _recorded_weights(self, heads: Mapping[str, Tensor], output: Tensor) -> dict[str, Any]:
+        """λ w_l by head, where they are read anew by every replay; also those that are 0 now."""
+        if self._coefficients.kept.device != output.device:
+            raise RuntimeError(
+                f"λ is not on {output.device} yet, where this loss is to be captured: let the step "
+                "run before it is captured, as CUDA graphs need anyway."
+            )
+        names = [name for name, weight in self.weights.items() if weight and name in heads]
+        return self._coefficients.recorded(names)
+
+    def _be_ready(self, like: Tensor) -> None:
+        """Have λ, and what the schedule adds up, where recorded code will look for it."""
+        self._coefficients.move(like)
+        if self.combine == "loss":
+            names = [name for name, weight in self.weights.items() if weight]
+            self._schedule.expect(["main", *names], like)
 
     def _like_output(self, output: Tensor, heads: dict[str, Tensor]) -> dict[str, Tensor]:
         """The heads' logits in the dtype of the output, and as log-probabilities where it is."""
@@ -214,29 +250,35 @@ class ShortcutLoss(nn.Module):
         return {name: self._activation(logits) for name, logits in same.items()}
 
     def _sum_of_losses(
-        self, output: Tensor, heads: dict[str, Tensor], used: dict[str, float], target: Any
+        self, output: Tensor, heads: dict[str, Tensor], used: dict[str, Any], target: Any
     ) -> Tensor:
         losses = stacked_losses(self.criterion, [output, *heads.values()], target) if used else None
         if losses is not None:
-            total = torch.dot(losses, self._factors.like(losses, [1.0, *used.values()]))
-            values = (total.detach(), *losses.detach().unbind())
+            if isinstance(next(iter(used.values())), Tensor):
+                weights = torch.stack(list(used.values()))
+                total = losses[0] + weigh(weights, losses[1:]).sum()
+                rest = only_weighed(weights, losses.detach()[1:])
+                values = (total.detach(), losses.detach()[0], *rest.unbind())
+            else:
+                total = torch.dot(losses, self._coefficients.factors(losses, used))
+                values = (total.detach(), *losses.detach().unbind())
             self.parts = dict(zip(("total", "main", *used), values, strict=True))
             return total
         main = total = self._task_loss(output, target)
         parts = {}
         for name, weight in used.items():
             term = self._task_loss(heads[name], target)
-            parts[name] = term.detach()
-            total = total + weight * term
+            parts[name] = only_weighed(weight, term.detach())
+            total = total + weigh(weight, term)
         self.parts = {"total": total.detach(), "main": main.detach(), **parts}
         return total
 
     def _loss_of_sum(
-        self, output: Tensor, heads: dict[str, Tensor], used: dict[str, float], target: Any
+        self, output: Tensor, heads: dict[str, Tensor], used: dict[str, Any], target: Any
     ) -> Tensor:
         logits = output
         for name, weight in used.items():
-            logits = logits + weight * heads[name]
+            logits = logits + weigh(weight, heads[name])
         total = self._task_loss(logits, target)
         with torch.no_grad():
             main = self._task_loss(output.detach(), target) if used else total.detach()
@@ -262,6 +304,7 @@ class ShortcutLoss(nn.Module):
                 self.weights = {name: self.weights[name] for name in names}
             else:
                 self.weights = dict(zip(names, values, strict=True))
+            self._coefficients.weights = self.weights
         if self.per_step != per_step:
             raise RuntimeError(
                 f"another ShortcutLoss with per_step={per_step} was made for this model after this "

@@ -1,4 +1,4 @@
-"""A CUDA graph without a GPU: operations that are noted as they run, to run again on their memory."""
+"""A CUDA graph without a GPU: operations are noted as they run, and can run again as they are."""
 
 import sys
 from collections.abc import Callable, Iterator

@@ -63,8 +63,11 @@ def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards
         return
     forwards.again = None
     if torch.compiler.is_compiling():
+        from sj_shortcut.shortcuts.compiled import this_trace
+
         forwards.trained = model.training
         forwards.current = Record(forwards, graded)
+        forwards.current.trace = this_trace()
         return
     watch_for_updates_in_eval_mode(model, forwards)
     if graded and model.training:
@@ -271,7 +274,14 @@ def _hang_on(output: Any, record: Record) -> Any:
             return tensor
         index = next(indices)
         due = tensor.requires_grad or (none and index == 0)
-        return join(tensor, record, index) if due else tensor
+        if not due:
+            return tensor
+        joined = join(tensor, record, index)
+        if record.trace:
+            from sj_shortcut.shortcuts.compiled import mark_join
+
+            mark_join(joined, record)
+        return joined
 
     return map_tensors(output, hang)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sj_shortcut.schedules import ConstantSchedule, HandoverSchedule, ShortcutSchedule
 from sj_shortcut.shortcuts.access import find_wrapped, shortcut_branches
-from sj_shortcut.shortcuts.activation import activation_behind
+from sj_shortcut.shortcuts.activation import activation_behind, is_told
+from sj_shortcut.shortcuts.arguments import check_options, check_shapes
 from sj_shortcut.shortcuts.eval_mode import tell_of_eval_mode
 from sj_shortcut.shortcuts.hooks import forwards_of, has_shortcuts
 from sj_shortcut.shortcuts.oversight import Oversight
@@ -78,6 +79,8 @@ class ShortcutLoss(nn.Module):
         ['total', 'main', '1']
     """
 
+    _schedule: ShortcutSchedule
+
     def __init__(
         self,
         model: nn.Module,
@@ -90,31 +93,7 @@ class ShortcutLoss(nn.Module):
     ) -> None:
         super().__init__()
         self._root = (find_wrapped(model),)  # in a tuple: the loss does not own the model
-        if not callable(criterion):
-            raise TypeError(
-                "criterion must be callable as criterion(logits, target), such as "
-                f"nn.CrossEntropyLoss(); got {type(criterion).__name__}."
-            )
-        if isinstance(criterion, type):
-            raise TypeError(
-                f"criterion is the class {criterion.__name__} itself: pass an instance, such as "
-                f"{criterion.__name__}()."
-            )
-        if schedule is not None and not isinstance(schedule, ShortcutSchedule):
-            raise TypeError(
-                "schedule must be a ShortcutSchedule, such as EvolutionarySchedule(epochs) or "
-                f"ConstantSchedule(1.0); got {type(schedule).__name__}."
-            )
-        if combine not in ("loss", "logits"):
-            raise ValueError(f'combine must be "loss" or "logits", got {combine!r}.')
-        if combine == "logits" and schedule is not None and schedule.needs_losses:
-            raise ValueError(
-                f"{type(schedule).__name__} compares the losses of the heads, and "
-                'combine="logits" has none: use combine="loss", or '
-                "EvolutionarySchedule(epochs)."
-            )
-        if not isinstance(per_step, bool):
-            raise TypeError(f"per_step must be True or False, got {per_step!r}.")
+        check_options(criterion, schedule, combine, per_step)
         forwards = forwards_of(self._root[0])
         self.weights = weights_by_name(weights, forwards.names)
         # Given in order of depth, they follow the heads if the first batch shows another order.
@@ -136,13 +115,13 @@ class ShortcutLoss(nn.Module):
     @property
     def schedule(self) -> ShortcutSchedule:
         """The schedule; another one can be set, also where the step was compiled or captured."""
-        return cast(ShortcutSchedule, self._schedule)
+        return self._schedule
 
     @schedule.setter
     def schedule(self, schedule: ShortcutSchedule) -> None:
         if "_schedule" in self.__dict__:
             self._schedule.remove_reader(self._coefficients)
-        self._schedule: ShortcutSchedule = schedule
+        self._schedule = schedule
         schedule.add_reader(self._coefficients)
 
     def forward(self, output: Tensor, target: Any) -> Tensor:
@@ -160,34 +139,25 @@ class ShortcutLoss(nn.Module):
             RuntimeError: If no logits of this model's heads are behind the output, with the reason.
             ValueError: If shapes do not fit each other.
         """
-        self._check_shapes(output, target)
-        root = self._root[0]
-        if not (root.training and torch.is_grad_enabled()):
+        compiling = torch.compiler.is_compiling()
+        heads = None
+        if self._root[0].training and torch.is_grad_enabled():
+            find = self._heads_in_compiled_code if compiling else self._heads
+            heads = find(output, target)
+        if heads is None:
             return self._plain(output, target)
-        forwards = forwards_of(find_wrapped(root))  # which its heads may have been taken from
-        if forwards.last is None or len(forwards.last.logits) < len(forwards.names):
-            shortcut_branches(root)  # an error if heads that did not run are gone
-        self._check_still_fits(forwards.names, forwards.per_step)
-        found = heads_behind(output, root, forwards)
-        if found is None:
-            return self._plain(output, target)
-        heads, records = found
-        forwards.used = True
-        for record in records:
-            record.used = True
-        if is_captured(output):
+        used: dict[str, Any]
+        if compiling or is_captured(output):
             used = self._recorded_weights(heads, output)
             heads = {name: only_weighed(weight, heads[name]) for name, weight in used.items()}
         else:
-            used = self._used_weights(heads, output)
+            used = self._used_weights(heads)
             heads = {name: heads[name] for name in used}
-            find = partial(shortcut_branches, root)
-            self._oversight.training(root, find, records, used, self.schedule)
             self._oversight.targets(output, target)
         heads = self._like_output(output, heads)
         combined = self._sum_of_losses if self.combine == "loss" else self._loss_of_sum
         total = combined(output, heads, used, target)
-        self.schedule.observe(self.parts)
+        self._schedule.observe(self.parts)
         return total
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -204,6 +174,7 @@ class ShortcutLoss(nn.Module):
 
     def _plain(self, output: Tensor, target: Any) -> Tensor:
         """The criterion alone, for validation and for outputs without gradients."""
+        check_shapes(output, target, self.criterion, self.per_step)
         total = main = self._task_loss(output, target)
         self.parts = {"total": total.detach(), "main": main.detach()}
         root = self._root[0]
@@ -212,14 +183,64 @@ class ShortcutLoss(nn.Module):
             total.register_hook(lambda grad: tell_of_eval_mode(root, forwards))
         return total
 
-    def _used_weights(self, heads: Mapping[str, Tensor], output: Tensor) -> dict[str, Any]:
-        """λ w_l by head. One of 0 is left out: 0 times a head's NaN would be NaN."""
-        coefficients = self._coefficients
-        coefficients.weights = self.weights
-        coefficients.follow(self._schedule)
-        if coefficients.kept.device != output.device:
+    def _heads(self, output: Tensor, target: Any) -> dict[str, Tensor] | None:
+        """The heads' logits behind an output, seen to and marked as used; ``None`` for none."""
+        check_shapes(output, target, self.criterion, self.per_step)
+        root = self._root[0]
+        forwards = forwards_of(find_wrapped(root))  # which its heads may have been taken from
+        if forwards.last is None or len(forwards.last.logits) < len(forwards.names):
+            shortcut_branches(root)  # an error if heads that did not run are gone
+        self._check_still_fits(forwards.names, forwards.per_step)
+        found = heads_behind(output, root, forwards)
+        if found is None:
+            return None
+        heads, records = found
+        forwards.used = True
+        for record in records:
+            record.used = True
+        if not is_captured(output):
+            self._follow(output)
+            find = partial(shortcut_branches, root)
+            used = self._used_weights(heads)
+            self._oversight.training(root, find, records, used, self._schedule)
+        return heads
+
+    def _heads_in_compiled_code(self, output: Tensor, target: Any) -> dict[str, Tensor] | None:
+        """The same where a compiler traces, in one piece if it has traced the model as well."""
+        from sj_shortcut.shortcuts import compiled
+
+        root = self._root[0]
+        here = self._coefficients.kept.device == output.device
+        if here and has_shortcuts(root) and (is_told(self.criterion) or self._activation_known):
+            forwards = forwards_of(root)
+            self._check_still_fits(forwards.names, forwards.per_step)
+            heads = compiled.heads_of_this_trace(output, forwards)
+            if heads is not None:
+                check_shapes(output, target, self.criterion, self.per_step)
+                forwards.used = True
+                return heads
+        found: dict[str, Tensor] | None = compiled.outside_of_the_graph(
+            self._heads_and_activation, output, target
+        )
+        return found
+
+    def _heads_and_activation(self, output: Tensor, target: Any) -> dict[str, Tensor] | None:
+        heads = self._heads(output, target)
+        if heads is not None:
+            self._like_output(output, {})
+        return heads
+
+    def _follow(self, output: Tensor) -> None:
+        """Take λ over from the schedule, where a tensor keeps it as well."""
+        self._coefficients.weights = self.weights
+        self._coefficients.follow(self._schedule)
+        if self._coefficients.kept.device != output.device:
             self._be_ready(output)
-        return {name: used for name, used in coefficients.now.items() if used and name in heads}
+
+    def _used_weights(self, heads: Mapping[str, Tensor]) -> dict[str, float]:
+        """λ w_l by head. One of 0 is left out: 0 times a head's NaN would be NaN."""
+        now = self._coefficients.now
+        return {name: used for name, used in now.items() if used and name in heads}
 
     def _recorded_weights(self, heads: Mapping[str, Tensor], output: Tensor) -> dict[str, Any]:
         """λ w_l by head, where they are read anew by every replay; also those that are 0 now."""
@@ -240,14 +261,16 @@ class ShortcutLoss(nn.Module):
 
     def _like_output(self, output: Tensor, heads: dict[str, Tensor]) -> dict[str, Tensor]:
         """The heads' logits in the dtype of the output, and as log-probabilities where it is."""
+        activation = self._activation
         if not self._activation_known:
-            self._activation = activation_behind(output, self.criterion)
-            self._activation_known = True
+            activation = activation_behind(output, self.criterion)
+            if not torch.compiler.is_compiling():  # which would compile anew for what is set here
+                self._activation, self._activation_known = activation, True
         # Under autocast heads are in half precision, and their losses would be as well.
         same = {name: logits.to(output.dtype) for name, logits in heads.items()}
-        if self._activation is None:
+        if activation is None:
             return same
-        return {name: self._activation(logits) for name, logits in same.items()}
+        return {name: activation(logits) for name, logits in same.items()}
 
     def _sum_of_losses(
         self, output: Tensor, heads: dict[str, Tensor], used: dict[str, Any], target: Any
@@ -311,48 +334,6 @@ class ShortcutLoss(nn.Module):
                 f"one with per_step={self.per_step}, so its heads keep no logits "
                 f"{'per step' if self.per_step else 'averaged over time'}: make this one last."
             )
-
-    def _check_shapes(self, output: Tensor, target: Any) -> None:
-        if not isinstance(output, Tensor):
-            raise TypeError(
-                f"output must be the model's logits as a tensor, got {type(output).__name__}."
-            )
-        if self.per_step and output.ndim != 3:
-            raise ValueError(
-                f"per_step=True needs the logits of every time step, [T, N, K], got "
-                f"{tuple(output.shape)}: pass model(x), not model(x).mean(0)."
-            )
-        if not self.per_step and output.ndim != 2:
-            raise ValueError(
-                f"output must be logits [N, K], got {tuple(output.shape)}: average over time "
-                "first, as in model(x).mean(0), or set per_step=True."
-            )
-        if not isinstance(self.criterion, _OF_CLASSES) or not isinstance(target, Tensor):
-            return  # what a criterion of the user's takes is between the two
-        batch, classes = output.shape[-2:]
-        fits = [(batch, classes)]
-        if not isinstance(self.criterion, _OF_NUMBERS):
-            fits.insert(0, (batch,))  # type: ignore[arg-type]
-        if tuple(target.shape) not in fits:
-            raise ValueError(
-                f"target has shape {tuple(target.shape)}; for logits of {batch} samples and "
-                f"{classes} classes {type(self.criterion).__name__} needs "
-                f"{' or '.join(map(str, fits))}."
-                + (" Make classes one-hot." if tuple(target.shape) == (batch,) else "")
-            )
-
-
-# Criteria of PyTorch's that would take, or broadcast, targets of a wrong shape.
-_OF_NUMBERS = (
-    nn.MSELoss,
-    nn.L1Loss,
-    nn.SmoothL1Loss,
-    nn.HuberLoss,
-    nn.BCELoss,
-    nn.BCEWithLogitsLoss,
-    nn.KLDivLoss,
-)
-_OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, *_OF_NUMBERS)
 
 
 def _tensor(loss: Any) -> Tensor:

@@ -92,14 +92,18 @@ def train(
     epochs: int = EPOCHS,
     seed: int = 3,
     device: str = "cpu",
+    evaluate: Callable[..., Any] | None = None,
 ) -> list[Any]:
     """λ and the mean losses that the schedule was told of, epoch by epoch, and what was lost."""
 
     def forward_and_backward(x: Tensor, y: Tensor) -> Tensor:
-        output = model(x)
-        total = loss(output if loss.per_step else output.mean(0), y)
+        total = plain(x, y)
         total.backward()
         return total
+
+    def plain(x: Tensor, y: Tensor) -> Tensor:
+        output = model(x)
+        return loss(output if loss.per_step else output.mean(0), y)
 
     step = wrap(forward_and_backward)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
@@ -116,8 +120,7 @@ def train(
             found.append(total.item())
         model.eval()
         with torch.no_grad():
-            output = model(x)
-            found.append(loss(output if loss.per_step else output.mean(0), labels(size).to(device)))
+            found.append((evaluate or plain)(x, labels(size).to(device)))
             functional.reset_net(model)
         if isinstance(loss.schedule, HandoverSchedule):
             state = loss.schedule.state_dict()

@@ -27,8 +27,8 @@ _KEY = "sj_shortcut_logits"
 _ANOTHER = (
     "in one piece of compiled code, a ShortcutLoss takes the output of the model's last forward in "
     "it, and this one comes from an earlier forward, from several, or from another wrapped model "
-    "(or a copy). Take the loss of each output before the next forward; or compile the model alone, "
-    "torch.compile(model), and leave the loss as it is."
+    "(or a copy). Take the loss of each output before the next forward; or compile the model "
+    "alone, torch.compile(model), and leave the loss as it is."
 )
 
 

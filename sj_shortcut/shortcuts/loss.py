@@ -123,6 +123,8 @@ class ShortcutLoss(nn.Module):
             self._schedule.remove_reader(self._coefficients)
         self._schedule = schedule
         schedule.add_reader(self._coefficients)
+        if len(self._coefficients.kept):
+            self._be_ready(self._coefficients.kept)
 
     def forward(self, output: Tensor, target: Any) -> Tensor:
         """The loss of one batch.

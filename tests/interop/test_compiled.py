@@ -298,7 +298,7 @@ class SpikingHead(nn.Sequential):
     """It sees every time step, so that its layers follow those of its point."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
-        super().__init__(layer.Linear(channels, num_classes), layer.Dropout(0.0))
+        super().__init__(layer.Linear(channels, 8), layer.Linear(8, num_classes))
 
 
 @pytest.mark.parametrize("head", [None, SpikingHead], ids=["default heads", "spiking heads"])

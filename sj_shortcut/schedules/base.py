@@ -146,8 +146,8 @@ class ShortcutSchedule(ABC):
         Args:
             reader: Is held weakly.
         """
+        reader.follow(self)  # first, for an error there
         self._readers = self._readers.having(reader)
-        reader.follow(self)
 
     def remove_reader(self, reader: Reader) -> None:
         """Tell it nothing any more.

@@ -104,13 +104,13 @@ class ShortcutLoss(nn.Module):
         self.combine = combine
         self.per_step = per_step
         self.parts: dict[str, Tensor] = {}
-        forwards.per_step = per_step
         self._oversight = Oversight(forwards)
         self._activation: Callable[[Tensor], Tensor] | None = None
         self._activation_known = False
         self._coefficients = Coefficients(self.weights)
         self.schedule = schedule
         self._be_ready(next(self._root[0].parameters(), torch.empty(0)))
+        forwards.per_step = per_step
 
     @property
     def schedule(self) -> ShortcutSchedule:
@@ -119,10 +119,11 @@ class ShortcutLoss(nn.Module):
 
     @schedule.setter
     def schedule(self, schedule: ShortcutSchedule) -> None:
-        if "_schedule" in self.__dict__:
-            self._schedule.remove_reader(self._coefficients)
-        self._schedule = schedule
         schedule.add_reader(self._coefficients)
+        before = self.__dict__.get("_schedule")
+        if before not in (None, schedule):
+            before.remove_reader(self._coefficients)
+        self._schedule = schedule
         if len(self._coefficients.kept):
             self._be_ready(self._coefficients.kept)
 

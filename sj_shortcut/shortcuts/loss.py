@@ -124,8 +124,8 @@ class ShortcutLoss(nn.Module):
         if before not in (None, schedule):
             before.remove_reader(self._coefficients)
         self._schedule = schedule
-        if len(self._coefficients.kept):
-            self._be_ready(self._coefficients.kept)
+        if len(self._coefficients.kept):  # where recorded code reads it already
+            self._tell_what_to_expect(self._coefficients.kept)
 
     def forward(self, output: Tensor, target: Any) -> Tensor:
         """The loss of one batch.
@@ -258,6 +258,9 @@ class ShortcutLoss(nn.Module):
     def _be_ready(self, like: Tensor) -> None:
         """Have λ, and what the schedule adds up, where recorded code will look for it."""
         self._coefficients.move(like)
+        self._tell_what_to_expect(like)
+
+    def _tell_what_to_expect(self, like: Tensor) -> None:
         if self.combine == "loss":
             names = [name for name, weight in self.weights.items() if weight]
             self._schedule.expect(["main", *names], like)

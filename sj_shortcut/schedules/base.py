@@ -7,13 +7,17 @@ that counts epochs as `torch.optim.lr_scheduler` does. Training epochs are 0, 1,
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+from torch import Tensor
+
 from sj_shortcut.schedules.numbers import epoch_number
+from sj_shortcut.schedules.readers import Reader, Readers
 from sj_shortcut.torch_model.warnings import ShortcutWarning
 
 __all__ = ["ShortcutSchedule"]
@@ -52,8 +56,14 @@ class ShortcutSchedule(ABC):
     last_epoch: float = 0
 
     # Not in the state: what a schedule keeps for itself alone.
-    _unsaved: ClassVar[tuple[str, ...]] = ("_warned",)
+    _unsaved: ClassVar[tuple[str, ...]] = ("_warned", "_readers")
     _warned: bool = False
+    _readers: Readers = Readers()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "step" in cls.__dict__:  # which may change λ after that of the base class has ended
+            cls.step = _and_tell(cls.step)  # type: ignore[method-assign]
 
     @abstractmethod
     def __call__(self, epoch: float) -> float:
@@ -99,6 +109,8 @@ class ShortcutSchedule(ABC):
         # Where `epochs` is no whole number, its last epoch ends after it.
         if self.epochs is not None and self.last_epoch > math.ceil(self.epochs):
             self._warn_beyond_the_end(self.epochs)
+        if type(self).step is ShortcutSchedule.step:
+            self._tell_readers()
 
     def coefficient_of(self, head: str) -> float:
         """λ of one head at `last_epoch`; the same for all unless a subclass says otherwise.
@@ -116,6 +128,34 @@ class ShortcutSchedule(ABC):
         Args:
             losses: Detached scalar tensors by name: `ShortcutLoss.parts` of the batch.
         """
+
+    def expect(self, names: Sequence[str], like: Tensor) -> None:  # noqa: B027, likewise
+        """Be told beforehand which losses compiled or captured code will observe.
+
+        A captured graph runs no Python when it is replayed, so what it adds up must lie in tensors
+        that are there before.
+
+        Args:
+            names: Of the losses: `"main"` and the heads.
+            like: A tensor of their dtype, on their device.
+        """
+
+    def add_reader(self, reader: Reader) -> None:
+        """Tell a reader where λ stands, now and whenever `step` or a checkpoint has moved it.
+
+        Args:
+            reader: Is held weakly.
+        """
+        reader.follow(self)  # first, for an error there
+        self._readers = self._readers.having(reader)
+
+    def remove_reader(self, reader: Reader) -> None:
+        """Tell it nothing any more.
+
+        Args:
+            reader: One that was added, or any other.
+        """
+        self._readers = self._readers.without(reader)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the settings and the epoch for a checkpoint.
@@ -182,6 +222,11 @@ class ShortcutSchedule(ABC):
 
     def _take_over(self, restored: Self) -> None:
         vars(self).update(vars(restored))
+        self._tell_readers()
+
+    def _tell_readers(self) -> None:
+        for reader in self._readers:
+            reader.follow(self)
 
     def _warn_beyond_the_end(self, epochs: float) -> None:
         if self._warned:
@@ -202,3 +247,20 @@ class ShortcutSchedule(ABC):
     def __repr__(self) -> str:
         settings = {**self._saved(), "last_epoch": self.last_epoch, "coefficient": self.coefficient}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
+
+
+def _and_tell(step: Callable[..., None]) -> Callable[..., None]:
+    """The `step` of a subclass, after which readers of λ are told, also where it ends in an error.
+
+    Only once the step of the schedule's own class is through: in between λ may not be known.
+    """
+
+    @functools.wraps(step)
+    def step_and_tell(self: ShortcutSchedule, *args: Any, **kwargs: Any) -> None:
+        try:
+            step(self, *args, **kwargs)
+        finally:
+            if type(self).step is step_and_tell:
+                self._tell_readers()
+
+    return step_and_tell

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -14,6 +14,7 @@ from sj_shortcut.schedules.base import ShortcutSchedule
 from sj_shortcut.schedules.numbers import epoch_number, not_negative_number
 from sj_shortcut.torch_model.norms import wide_dtype
 from sj_shortcut.torch_model.ranks import gather_objects, rank
+from sj_shortcut.torch_model.recorded import is_captured, is_recorded
 from sj_shortcut.torch_model.warnings import ShortcutWarning
 
 __all__ = ["HandoverSchedule"]
@@ -72,7 +73,8 @@ class HandoverSchedule(ShortcutSchedule):
     # Not in the state: batches that are not in `sums` yet, by their heads, which may vary from one
     # to the next, as under layer drop. The losses of the last ones are kept as they are, so that a
     # batch costs nothing on the device; of many, sums are taken, still without waiting for it.
-    # Behind the sums are the numbers of batches that count and of all.
+    # Behind the sums are the numbers of batches that count and of all. They change in place, as a
+    # captured graph goes on adding to the same tensors.
     _unsaved: ClassVar[tuple[str, ...]] = (*ShortcutSchedule._unsaved, "_last", "_waiting")
     _last: dict[tuple[str, ...], tuple[tuple[Tensor, ...], ...]] | None = None
     _waiting: dict[tuple[str, ...], Tensor] | None = None
@@ -119,12 +121,25 @@ class HandoverSchedule(ShortcutSchedule):
             losses: Detached losses: ``"main"``, and each head's by name.
         """
         own = {name: loss for name, loss in losses.items() if name != "total"}
-        names, last = tuple(own), self._last or {}
-        rows = (*last.get(names, ()), tuple(loss.detach() for loss in own.values()))
+        names, row = tuple(own), tuple(loss.detach() for loss in own.values())
+        # Recorded code would keep one list of losses for ever, or compile for each longer one.
+        if row and is_recorded(row[0]):
+            self._sums_of(names, row[0]).add_(_sum_of_finite([row]))
+            return
+        last = self._last or {}
+        rows = (*last.get(names, ()), row)
         self._last = {**last, names: rows}
-        # A compiler would see a longer and longer list, and compile for each.
-        if len(rows) >= _MANY or torch.compiler.is_compiling():
+        if len(rows) >= _MANY:
             self._sum_up()
+
+    def expect(self, names: Sequence[str], like: Tensor) -> None:
+        """Have sums ready for these losses; :class:`ShortcutLoss` calls this.
+
+        Args:
+            names: ``"main"``, and the heads.
+            like: A tensor of the losses' dtype, on their device.
+        """
+        self._sums_of(tuple(names), like)
 
     def step(self, epoch: float | None = None) -> None:
         """Move on to the next whole epoch, or to the one given; decide where one is complete.
@@ -165,6 +180,8 @@ class HandoverSchedule(ShortcutSchedule):
         means = {name: total / counts[name] for name, total in sums.items() if counts[name]}
         main = means.pop("main", math.nan)
         if math.isfinite(main) and means and all(map(math.isfinite, means.values())):
+            # A head of λ = 0 has had no part, and what recorded code says of its loss is nothing.
+            means = {name: mean for name, mean in means.items() if self.coefficient_of(name)}
             decided = self.rule(main, means)
             self.coefficients.update({name: self.start * x for name, x in decided.items()})
         if self.coefficients:
@@ -178,20 +195,42 @@ class HandoverSchedule(ShortcutSchedule):
         """Sums of the last batches, on the device."""
         last, self._last = self._last or {}, None
         for names, rows in last.items():
-            waiting = self._waiting or {}
-            known, more = waiting.get(names), _sum_of_finite(rows)
-            self._waiting = {**waiting, names: more if known is None else known + more}
+            self._sums_of(names, rows[0][0]).add_(_sum_of_finite(rows))
+
+    def _sums_of(self, names: tuple[str, ...], like: Tensor) -> Tensor:
+        """The tensor that the sums of these losses are in, on the device of the loss."""
+        waiting = self._waiting or {}
+        known = waiting.get(names)
+        if known is not None and known.device == like.device:
+            return known
+        if is_captured(like):
+            raise RuntimeError(
+                f"{type(self).__name__} has no sums of the losses {', '.join(names)} on "
+                f"{like.device} yet, and what a captured graph makes is made anew by every replay: "
+                "let the step run once before it is captured."
+            )
+        if known is not None:  # the model went to another device
+            self._take_out(names, known)
+        sums = torch.zeros(len(names) + 2, dtype=wide_dtype(like), device=like.device)
+        self._waiting = {**(self._waiting or {}), names: sums}
+        return sums
 
     def _add_up(self) -> None:
         self._sum_up()
-        waiting, self._waiting = self._waiting or {}, None
-        for names, row in waiting.items():
-            *totals, counted, batches = row.tolist()
-            for name, total in zip(names, totals, strict=True):
-                self.sums[name] = self.sums.get(name, 0.0) + total
-                self.counts[name] = self.counts.get(name, 0) + int(counted)
-            self.batches += int(batches)
-            self.left_out += int(batches) - int(counted)
+        for names, sums in (self._waiting or {}).items():
+            self._take_out(names, sums)
+
+    def _take_out(self, names: tuple[str, ...], sums: Tensor) -> None:
+        """Move sums from the device into the state."""
+        *totals, counted, batches = sums.tolist()
+        if not batches:
+            return
+        sums.zero_()
+        for name, total in zip(names, totals, strict=True):
+            self.sums[name] = self.sums.get(name, 0.0) + total
+            self.counts[name] = self.counts.get(name, 0) + int(counted)
+        self.batches += int(batches)
+        self.left_out += int(batches) - int(counted)
 
     def _over_all_ranks(self) -> tuple[dict[str, float], dict[str, int], int, int]:
         own = (self.sums, self.counts, self.batches, self.left_out)
@@ -210,7 +249,7 @@ class HandoverSchedule(ShortcutSchedule):
             "they become many, training diverges: lower the learning rate, clip gradients, or see "
             "which entry of ShortcutLoss.parts is NaN or infinite.",
             ShortcutWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
     def __repr__(self) -> str:

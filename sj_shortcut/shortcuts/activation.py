@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["activation_behind"]
+__all__ = ["activation_behind", "is_told"]
 
 _LOG_SOFTMAX, _LOG_SIGMOID = "LogSoftmaxBackward0", "LogSigmoidBackward0"
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -78,6 +78,11 @@ def activation_behind(
     if isinstance(criterion, nn.CrossEntropyLoss | nn.BCEWithLogitsLoss):
         return None
     return _ACTIVATIONS.get(_origin(output.grad_fn))
+
+
+def is_told(criterion: Callable[..., Any]) -> bool:
+    """Whether a criterion alone says so, whatever is behind an output."""
+    return isinstance(criterion, nn.NLLLoss | nn.CrossEntropyLoss | nn.BCEWithLogitsLoss)
 
 
 def _origin(node: Any) -> str:

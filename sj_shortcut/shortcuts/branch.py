@@ -71,8 +71,7 @@ class ShortcutBranch(Resettable):
                 gives something else than logits.
         """
         self.check_features(x, with_time)
-        if self.sees_steps:
-            self._follow("m" if with_time else "s")
+        self.follow(with_time)
         if not with_time:
             logits = self._checked(self.head(x), (2,))
             return logits.unsqueeze(0) if per_step else logits
@@ -105,6 +104,17 @@ class ShortcutBranch(Resettable):
             "not tell the channels, pass example_input= to wrap_with_shortcuts; where the axes "
             "were misread, pass layout=."
         )
+
+    def follow(self, with_time: bool) -> None:
+        """Let the head's layers run as the features come, whatever the model's step mode is.
+
+        Args:
+            with_time: Whether the features have a time axis.
+        """
+        mode = "m" if with_time else "s"
+        if self.sees_steps and self._mode_of_head != mode:
+            set_step_mode(self.head, mode)
+            self._mode_of_head = mode
 
     @property
     def step_mode(self) -> str:
@@ -142,12 +152,6 @@ class ShortcutBranch(Resettable):
             return self._checked(self.head(x), (3,))
         logits = self._checked(self.head(x.flatten(0, 1)), (2,))
         return logits.reshape(*x.shape[:2], self.num_classes)
-
-    def _follow(self, mode: str) -> None:
-        """Let the head's layers run as the features come, whatever the model's step mode is."""
-        if self._mode_of_head != mode:
-            set_step_mode(self.head, mode)
-            self._mode_of_head = mode
 
     def _checked(self, logits: Any, ndims: tuple[int, ...]) -> Tensor:
         is_tensor = isinstance(logits, Tensor)

@@ -44,6 +44,7 @@ class Record:
         read: Whether ``shortcut_logits`` has read it.
         number: Place in the order of all forwards.
         before: In compiled code the record before this one, of a single time step.
+        trace: Which compiled code it is of.
     """
 
     used, spent, read = mark("_used"), mark("_spent"), mark("_read")
@@ -61,7 +62,7 @@ class Record:
         self.unseen: list[tuple[str, tuple[int, ...]]] = []
         self._used = self._spent = self._read = False
         self.single = True
-        self.number = 0
+        self.number, self.trace = 0, ""
         self.before: Record | None = None
 
     def add(self, name: str, logits: Tensor, steps: int, timed: bool) -> None:

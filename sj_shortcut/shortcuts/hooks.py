@@ -21,6 +21,7 @@ from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.eval_mode import watch_for_updates_in_eval_mode
 from sj_shortcut.shortcuts.first_batch import look_if_needed
 from sj_shortcut.shortcuts.forwards import Forwards, Record, join
+from sj_shortcut.shortcuts.gates import above, below
 from sj_shortcut.shortcuts.hand_on import averages, averages_and_features
 from sj_shortcut.shortcuts.oversight import tell, watch_for_unused_heads
 from sj_shortcut.shortcuts.together import compute_waiting, head_that_waits, wait
@@ -30,6 +31,7 @@ from sj_shortcut.torch_model import (
     backward_task,
     first_tensor,
     in_backward,
+    is_captured,
     is_distributed,
     is_sharded,
     lost_its_weights,
@@ -61,8 +63,11 @@ def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards
         return
     forwards.again = None
     if torch.compiler.is_compiling():
+        from sj_shortcut.shortcuts.compiled import this_trace
+
         forwards.trained = model.training
         forwards.current = Record(forwards, graded)
+        forwards.current.trace = this_trace()
         return
     watch_for_updates_in_eval_mode(model, forwards)
     if graded and model.training:
@@ -140,7 +145,11 @@ def after_point(
         if record is not None:
             wait(record, name, head, features, steps, timed)
     else:
-        logits = run(x, with_time=timed, per_step=forwards.per_step)
+        if compiling or is_captured(x):
+            x, key = below(x)
+            logits = above(run(x, with_time=timed, per_step=forwards.per_step), key)
+        else:
+            logits = run(x, with_time=timed, per_step=forwards.per_step)
         if record is not None:
             record.add(name, logits, steps, timed)
     if record is not None and not again and not compiling:
@@ -265,7 +274,14 @@ def _hang_on(output: Any, record: Record) -> Any:
             return tensor
         index = next(indices)
         due = tensor.requires_grad or (none and index == 0)
-        return join(tensor, record, index) if due else tensor
+        if not due:
+            return tensor
+        joined = join(tensor, record, index)
+        if record.trace:
+            from sj_shortcut.shortcuts.compiled import mark_join
+
+            mark_join(joined, record)
+        return joined
 
     return map_tensors(output, hang)
 

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from sj_shortcut.price import SpikePrice
 from sj_shortcut.schedules import ConstantSchedule, HandoverSchedule, ShortcutSchedule
 from sj_shortcut.shortcuts.access import find_wrapped, shortcut_branches
-from sj_shortcut.shortcuts.activation import activation_behind
+from sj_shortcut.shortcuts.activation import activation_behind, is_told
+from sj_shortcut.shortcuts.arguments import check_made_for, check_options, check_price, check_shapes
 from sj_shortcut.shortcuts.eval_mode import tell_of_eval_mode
 from sj_shortcut.shortcuts.hooks import forwards_of, has_shortcuts
 from sj_shortcut.shortcuts.oversight import Oversight
 from sj_shortcut.shortcuts.pairing import heads_behind
 from sj_shortcut.shortcuts.stacked_loss import stacked_losses
-from sj_shortcut.shortcuts.weights import Factors, finite_coefficient, weights_by_name
+from sj_shortcut.shortcuts.weights import Coefficients, only_weighed, weigh, weights_by_name
+from sj_shortcut.torch_model import is_captured
 
 __all__ = ["Criterion", "ShortcutLoss"]
 
@@ -80,6 +82,8 @@ class ShortcutLoss(nn.Module):
         ['total', 'main', '1']
     """
 
+    _schedule: ShortcutSchedule
+
     def __init__(
         self,
         model: nn.Module,
@@ -93,38 +97,8 @@ class ShortcutLoss(nn.Module):
     ) -> None:
         super().__init__()
         self._root = (find_wrapped(model),)  # in a tuple: the loss does not own the model
-        if not callable(criterion):
-            raise TypeError(
-                "criterion must be callable as criterion(logits, target), such as "
-                f"nn.CrossEntropyLoss(); got {type(criterion).__name__}."
-            )
-        if isinstance(criterion, type):
-            raise TypeError(
-                f"criterion is the class {criterion.__name__} itself: pass an instance, such as "
-                f"{criterion.__name__}()."
-            )
-        if schedule is not None and not isinstance(schedule, ShortcutSchedule):
-            raise TypeError(
-                "schedule must be a ShortcutSchedule, such as EvolutionarySchedule(epochs) or "
-                f"ConstantSchedule(1.0); got {type(schedule).__name__}."
-            )
-        if combine not in ("loss", "logits"):
-            raise ValueError(f'combine must be "loss" or "logits", got {combine!r}.')
-        if combine == "logits" and schedule is not None and schedule.needs_losses:
-            raise ValueError(
-                f"{type(schedule).__name__} compares the losses of the heads, and "
-                'combine="logits" has none: use combine="loss", or '
-                "EvolutionarySchedule(epochs)."
-            )
-        if not isinstance(per_step, bool):
-            raise TypeError(f"per_step must be True or False, got {per_step!r}.")
-        if not isinstance(price, bool | SpikePrice):
-            raise TypeError(
-                f"price must be True, False or a SpikePrice(model), got {price!r}: for another "
-                "strength, factor or rate pass SpikePrice(model, factor=0.8)."
-            )
-        if isinstance(price, SpikePrice) and not price.is_of(self._root[0]):
-            raise ValueError("price is a SpikePrice of another model: make one for this model.")
+        check_options(criterion, schedule, combine, per_step)
+        check_price(price, self._root[0])
         forwards = forwards_of(self._root[0])
         self.weights = weights_by_name(weights, forwards.names)
         # Given in order of depth, they follow the heads if the first batch shows another order.
@@ -132,18 +106,34 @@ class ShortcutLoss(nn.Module):
         self.criterion = criterion
         if schedule is None:
             schedule = HandoverSchedule() if combine == "loss" else ConstantSchedule(1.0)
-        self.schedule = schedule
         self.combine = combine
         self.per_step = per_step
         self.parts: dict[str, Tensor] = {}
-        forwards.per_step = per_step
         self._oversight = Oversight(forwards)
         self._activation: Callable[[Tensor], Tensor] | None = None
         self._activation_known = False
-        self._factors = Factors()
         if price is True:
             price = SpikePrice(self._root[0], neuron_types=forwards.neuron_types)
         self.price = price or None
+        self._coefficients = Coefficients(self.weights)
+        self.schedule = schedule
+        self._be_ready(next(self._root[0].parameters(), torch.empty(0)))
+        forwards.per_step = per_step
+
+    @property
+    def schedule(self) -> ShortcutSchedule:
+        """The schedule; another one can be set, also where the step was compiled or captured."""
+        return self._schedule
+
+    @schedule.setter
+    def schedule(self, schedule: ShortcutSchedule) -> None:
+        schedule.add_reader(self._coefficients)
+        before = self.__dict__.get("_schedule")
+        if before not in (None, schedule):
+            before.remove_reader(self._coefficients)
+        self._schedule = schedule
+        if len(self._coefficients.kept):  # where recorded code reads it already
+            self._tell_what_to_expect(self._coefficients.kept)
 
     def forward(self, output: Tensor, target: Any) -> Tensor:
         """The loss of one batch.
@@ -160,29 +150,25 @@ class ShortcutLoss(nn.Module):
             RuntimeError: If no logits of this model's heads are behind the output, with the reason.
             ValueError: If shapes do not fit each other.
         """
-        self._check_shapes(output, target)
-        root = self._root[0]
-        if not (root.training and torch.is_grad_enabled()):
+        compiling = torch.compiler.is_compiling()
+        heads = None
+        if self._root[0].training and torch.is_grad_enabled():
+            find = self._heads_in_compiled_code if compiling else self._heads
+            heads = find(output, target)
+        if heads is None:
             return self._plain(output, target)
-        forwards = forwards_of(find_wrapped(root))  # which its heads may have been taken from
-        if forwards.last is None or len(forwards.last.logits) < len(forwards.names):
-            shortcut_branches(root)  # an error if heads that did not run are gone
-        self._check_still_fits(forwards.names, forwards.per_step)
-        found = heads_behind(output, root, forwards)
-        if found is None:
-            return self._plain(output, target)
-        heads, records = found
-        forwards.used = True
-        for record in records:
-            record.used = True
-        used = self._used_weights(heads)
-        find = partial(shortcut_branches, root)
-        self._oversight.training(root, find, records, used, self.schedule)
-        self._oversight.targets(output, target)
-        heads = self._like_output(output, {name: heads[name] for name in used})
+        used: dict[str, Any]
+        if compiling or is_captured(output):
+            used = self._recorded_weights(heads, output)
+            heads = {name: only_weighed(weight, heads[name]) for name, weight in used.items()}
+        else:
+            used = self._used_weights(heads)
+            heads = {name: heads[name] for name in used}
+            self._oversight.targets(output, target)
+        heads = self._like_output(output, heads)
         combined = self._sum_of_losses if self.combine == "loss" else self._loss_of_sum
         total = combined(output, heads, used, target)
-        self.schedule.observe(self.parts)
+        self._schedule.observe(self.parts)
         return total if self.price is None else self._with_price(total, output, self.price)
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -199,6 +185,7 @@ class ShortcutLoss(nn.Module):
 
     def _plain(self, output: Tensor, target: Any) -> Tensor:
         """The criterion alone, for validation and for outputs without gradients."""
+        check_shapes(output, target, self.criterion, self.per_step)
         total = main = self._task_loss(output, target)
         self.parts = {"total": total.detach(), "main": main.detach()}
         root = self._root[0]
@@ -207,50 +194,121 @@ class ShortcutLoss(nn.Module):
             total.register_hook(lambda grad: tell_of_eval_mode(root, forwards))
         return total
 
+    def _heads(self, output: Tensor, target: Any) -> dict[str, Tensor] | None:
+        """The heads' logits behind an output, seen to and marked as used; ``None`` for none."""
+        check_shapes(output, target, self.criterion, self.per_step)
+        root = self._root[0]
+        forwards = forwards_of(find_wrapped(root))  # which its heads may have been taken from
+        if forwards.last is None or len(forwards.last.logits) < len(forwards.names):
+            shortcut_branches(root)  # an error if heads that did not run are gone
+        self._check_still_fits(forwards.names, forwards.per_step)
+        found = heads_behind(output, root, forwards)
+        if found is None:
+            return None
+        heads, records = found
+        forwards.used = True
+        for record in records:
+            record.used = True
+        if not is_captured(output):
+            self._follow(output)
+            find = partial(shortcut_branches, root)
+            used = self._used_weights(heads)
+            self._oversight.training(root, find, records, used, self._schedule)
+        return heads
+
+    def _heads_in_compiled_code(self, output: Tensor, target: Any) -> dict[str, Tensor] | None:
+        """The same where a compiler traces, in one piece if it has traced the model as well."""
+        from sj_shortcut.shortcuts import compiled
+
+        root = self._root[0]
+        here = self._coefficients.kept.device == output.device
+        if here and has_shortcuts(root) and (is_told(self.criterion) or self._activation_known):
+            forwards = forwards_of(root)
+            self._check_still_fits(forwards.names, forwards.per_step)
+            heads = compiled.heads_of_this_trace(output, forwards)
+            if heads is not None:
+                check_shapes(output, target, self.criterion, self.per_step)
+                forwards.used = True
+                return heads
+        found: dict[str, Tensor] | None = compiled.outside_of_the_graph(
+            self._heads_and_activation, output, target
+        )
+        return found
+
+    def _heads_and_activation(self, output: Tensor, target: Any) -> dict[str, Tensor] | None:
+        heads = self._heads(output, target)
+        if heads is not None:
+            self._like_output(output, {})
+        return heads
+
+    def _follow(self, output: Tensor) -> None:
+        """Take λ over from the schedule, where a tensor keeps it as well."""
+        self._coefficients.weights = self.weights
+        self._coefficients.follow(self._schedule)
+        if self._coefficients.kept.device != output.device:
+            self._be_ready(output)
+
     def _used_weights(self, heads: Mapping[str, Tensor]) -> dict[str, float]:
         """λ w_l by head. One of 0 is left out: 0 times a head's NaN would be NaN."""
-        weights = {}
-        for name, weight in self.weights.items():
-            used = weight * finite_coefficient(self.schedule.coefficient_of(name))
-            if used and name in heads:
-                weights[name] = used
-        return weights
+        now = self._coefficients.now
+        return {name: used for name, used in now.items() if used and name in heads}
+
+    def _recorded_weights(self, heads: Mapping[str, Tensor], output: Tensor) -> dict[str, Any]:
+        """λ w_l by head, where they are read anew by every replay; also those that are 0 now."""
+        if self._coefficients.kept.device != output.device:
+            raise RuntimeError(
+                f"λ is not on {output.device} yet, where this loss is to be captured: let the step "
+                "run before it is captured, as CUDA graphs need anyway."
+            )
+        names = [name for name, weight in self.weights.items() if weight and name in heads]
+        return self._coefficients.recorded(names)
+
+    def _be_ready(self, like: Tensor) -> None:
+        """Have λ, and what the schedule adds up, where recorded code will look for it."""
+        self._coefficients.move(like)
+        self._tell_what_to_expect(like)
+
+    def _tell_what_to_expect(self, like: Tensor) -> None:
+        if self.combine == "loss":
+            names = [name for name, weight in self.weights.items() if weight]
+            self._schedule.expect(["main", *names], like)
 
     def _like_output(self, output: Tensor, heads: dict[str, Tensor]) -> dict[str, Tensor]:
         """The heads' logits in the dtype of the output, and as log-probabilities where it is."""
+        activation = self._activation
         if not self._activation_known:
-            self._activation = activation_behind(output, self.criterion)
-            self._activation_known = True
+            activation = activation_behind(output, self.criterion)
+            if not torch.compiler.is_compiling():  # which would compile anew for what is set here
+                self._activation, self._activation_known = activation, True
         # Under autocast heads are in half precision, and their losses would be as well.
         same = {name: logits.to(output.dtype) for name, logits in heads.items()}
-        if self._activation is None:
+        if activation is None:
             return same
-        return {name: self._activation(logits) for name, logits in same.items()}
+        return {name: activation(logits) for name, logits in same.items()}
 
     def _sum_of_losses(
-        self, output: Tensor, heads: dict[str, Tensor], used: dict[str, float], target: Any
+        self, output: Tensor, heads: dict[str, Tensor], used: dict[str, Any], target: Any
     ) -> Tensor:
         losses = stacked_losses(self.criterion, [output, *heads.values()], target) if used else None
         if losses is not None:
-            total = torch.dot(losses, self._factors.like(losses, [1.0, *used.values()]))
-            values = (total.detach(), *losses.detach().unbind())
+            total, values = self._coefficients.sum_up(losses, used)
             self.parts = dict(zip(("total", "main", *used), values, strict=True))
             return total
         main = total = self._task_loss(output, target)
         parts = {}
         for name, weight in used.items():
             term = self._task_loss(heads[name], target)
-            parts[name] = term.detach()
-            total = total + weight * term
+            parts[name] = only_weighed(weight, term.detach())
+            total = total + weigh(weight, term)
         self.parts = {"total": total.detach(), "main": main.detach(), **parts}
         return total
 
     def _loss_of_sum(
-        self, output: Tensor, heads: dict[str, Tensor], used: dict[str, float], target: Any
+        self, output: Tensor, heads: dict[str, Tensor], used: dict[str, Any], target: Any
     ) -> Tensor:
         logits = output
         for name, weight in used.items():
-            logits = logits + weight * heads[name]
+            logits = logits + weigh(weight, heads[name])
         total = self._task_loss(logits, target)
         with torch.no_grad():
             main = self._task_loss(output.detach(), target) if used else total.detach()
@@ -273,65 +331,14 @@ class ShortcutLoss(nn.Module):
 
     def _check_still_fits(self, names: list[str], per_step: bool) -> None:
         """A model may be wrapped anew, or get another loss, after this loss was made."""
-        if set(names) != self.weights.keys():
-            raise RuntimeError(
-                f"this ShortcutLoss was made for heads at {', '.join(self.weights)}, but the model "
-                f"has them at {', '.join(names)} now: make a new ShortcutLoss."
-            )
+        check_made_for(self.weights, names, self.per_step, per_step)
         if list(self.weights) != names:
             values = self._in_order
             if values is None:
                 self.weights = {name: self.weights[name] for name in names}
             else:
                 self.weights = dict(zip(names, values, strict=True))
-        if self.per_step != per_step:
-            raise RuntimeError(
-                f"another ShortcutLoss with per_step={per_step} was made for this model after this "
-                f"one with per_step={self.per_step}, so its heads keep no logits "
-                f"{'per step' if self.per_step else 'averaged over time'}: make this one last."
-            )
-
-    def _check_shapes(self, output: Tensor, target: Any) -> None:
-        if not isinstance(output, Tensor):
-            raise TypeError(
-                f"output must be the model's logits as a tensor, got {type(output).__name__}."
-            )
-        if self.per_step and output.ndim != 3:
-            raise ValueError(
-                f"per_step=True needs the logits of every time step, [T, N, K], got "
-                f"{tuple(output.shape)}: pass model(x), not model(x).mean(0)."
-            )
-        if not self.per_step and output.ndim != 2:
-            raise ValueError(
-                f"output must be logits [N, K], got {tuple(output.shape)}: average over time "
-                "first, as in model(x).mean(0), or set per_step=True."
-            )
-        if not isinstance(self.criterion, _OF_CLASSES) or not isinstance(target, Tensor):
-            return  # what a criterion of the user's takes is between the two
-        batch, classes = output.shape[-2:]
-        fits = [(batch, classes)]
-        if not isinstance(self.criterion, _OF_NUMBERS):
-            fits.insert(0, (batch,))  # type: ignore[arg-type]
-        if tuple(target.shape) not in fits:
-            raise ValueError(
-                f"target has shape {tuple(target.shape)}; for logits of {batch} samples and "
-                f"{classes} classes {type(self.criterion).__name__} needs "
-                f"{' or '.join(map(str, fits))}."
-                + (" Make classes one-hot." if tuple(target.shape) == (batch,) else "")
-            )
-
-
-# Criteria of PyTorch's that would take, or broadcast, targets of a wrong shape.
-_OF_NUMBERS = (
-    nn.MSELoss,
-    nn.L1Loss,
-    nn.SmoothL1Loss,
-    nn.HuberLoss,
-    nn.BCELoss,
-    nn.BCEWithLogitsLoss,
-    nn.KLDivLoss,
-)
-_OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, *_OF_NUMBERS)
+            self._coefficients.weights = self.weights
 
 
 def _tensor(loss: Any) -> Tensor:

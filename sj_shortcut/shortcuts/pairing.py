@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sj_shortcut.shortcuts.forwards import Forwards, Record, records_behind
 from sj_shortcut.shortcuts.picks import picks_behind
 
-__all__ = ["gathered", "heads_behind", "why_no_heads"]
+__all__ = ["gathered", "heads_behind", "in_time", "why_no_heads"]
 
 
 def heads_behind(
@@ -87,7 +87,7 @@ def gathered(
                 f"functional.reset_net(model) or a loss ({' and '.join(map(str, sorted(sizes)))} "
                 "samples): reset the model before a new batch."
             )
-        found[name] = _in_time([(x, t) for x, t in pieces], per_step)
+        found[name] = in_time([(x, t) for x, t in pieces], per_step)
     return found
 
 
@@ -95,8 +95,13 @@ def _calls(record: Record, name: str) -> tuple[list[Tensor], list[int]]:
     return record.logits.get(name, []), record.steps.get(name, [])
 
 
-def _in_time(pieces: list[tuple[Tensor, int]], per_step: bool) -> Tensor:
-    """One tensor of the logits of several calls."""
+def in_time(pieces: list[tuple[Tensor, int]], per_step: bool) -> Tensor:
+    """One tensor of the logits of several calls.
+
+    Args:
+        pieces: Logits of each call, with how many time steps it was.
+        per_step: Whether to keep time steps apart.
+    """
     split = pieces[0][0].ndim == 3
     if split:
         steps = pieces[0][0] if len(pieces) == 1 else torch.cat([x for x, _ in pieces])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.forwards import Forwards, Record
 from sj_shortcut.shortcuts.head import ShortcutHead
-from sj_shortcut.torch_model import is_plain
+from sj_shortcut.torch_model import is_captured, is_plain
 
 __all__ = ["compute_waiting", "head_that_waits", "wait"]
 
@@ -164,7 +164,7 @@ class _Linears(torch.autograd.Function):
                 torch.addmm(bias[a, 0], features_[0], weights_[0].T, out=logits[a])
             else:
                 torch.baddbmm(bias[a:b], features_, weights_.mT, out=logits[a:b])
-        ctx.dtype = dtype
+        ctx.dtype, ctx.captured = dtype, is_captured(logits)
         ctx.save_for_backward(*tensors, *x, *w)
         ctx.set_materialize_grads(False)
         return logits.unbind()
@@ -196,6 +196,9 @@ class _Linears(torch.autograd.Function):
                 x = _stacked([saved[i] for i in members], ctx.dtype)
                 w = _stacked([saved[count + i] for i in members], ctx.dtype)
             if any(ctx.needs_input_grad[1 + i] for i in members):
+                if ctx.captured:  # of a head of weight 0, whose weights may be NaN, nothing goes on
+                    on = (own != 0).flatten(1).any(1)
+                    w = torch.where(on[:, None, None], w, 0.0)
                 for i, one in zip(members, own @ w, strict=True):
                     found[i] = one
             if any(ctx.needs_input_grad[1 + count + i] for i in members):

@@ -267,6 +267,9 @@ def _know(forwards: Forwards, taps: list[_Tap], look: Look | None, example_input
     if look is None:
         return
     forwards.layouts = {tap.point.name: tap.point.layout for tap in taps}
+    for tap in taps:  # now, as code compiled before the first call would be compiled anew
+        if tap.point.layout is not None:
+            tap.branch.follow(tap.point.layout.has_time)
     if example_input is not None:
         settle(look, forwards)
         args = example_input if isinstance(example_input, tuple) else (example_input,)

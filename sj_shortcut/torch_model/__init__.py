@@ -10,6 +10,7 @@ from sj_shortcut.torch_model.plain import is_plain
 from sj_shortcut.torch_model.preserve import preserved, untouched_rng
 from sj_shortcut.torch_model.ranks import gather_objects, is_distributed, rank, world_size
 from sj_shortcut.torch_model.recomputing import without_recomputing
+from sj_shortcut.torch_model.recorded import is_captured, is_recorded
 from sj_shortcut.torch_model.sharding import is_sharded, lost_its_weights
 from sj_shortcut.torch_model.warnings import ShortcutWarning
 from sj_shortcut.torch_model.wrappers import (
@@ -33,10 +34,12 @@ __all__ = [
     "first_tensor",
     "gather_objects",
     "in_backward",
+    "is_captured",
     "is_checkpointed",
     "is_compiled",
     "is_distributed",
     "is_plain",
+    "is_recorded",
     "is_sharded",
     "joint_norm",
     "l2_norm",

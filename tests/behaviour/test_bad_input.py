@@ -964,27 +964,6 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], Callable[[Tensor], Any], Any, type[Ex
         TypeError,
         "criterion must return the loss as a tensor, got float.",
     ),
-    "schedule gives NaN": (
-        {"schedule": Weird(float("nan"))},
-        lambda out: out.mean(0),
-        labels(),
-        ValueError,
-        "the schedule gave the coefficient nan; it must be finite and at least 0.",
-    ),
-    "schedule gives less than 0": (
-        {"schedule": Weird(-0.5)},
-        lambda out: out.mean(0),
-        labels(),
-        ValueError,
-        "the schedule gave the coefficient -0.5; it must be finite and at least 0.",
-    ),
-    "schedule gives nothing": (
-        {"schedule": Weird(None)},
-        lambda out: out.mean(0),
-        labels(),
-        TypeError,
-        "the schedule gave the coefficient None; it must be a number, such as a float.",
-    ),
 }
 
 
@@ -1003,6 +982,42 @@ def test_a_loss_of_what_does_not_fit_says_why(arguments, change, target, error, 
     good = model(images())
     plain = ShortcutLoss(model, nn.CrossEntropyLoss())
     assert arguments.get("per_step") or plain(good.mean(0), labels()).isfinite()
+
+
+BAD_COEFFICIENTS = {
+    "NaN": (
+        Weird(float("nan")),
+        ValueError,
+        "the schedule gave the coefficient nan; it must be finite and at least 0.",
+    ),
+    "less than 0": (
+        Weird(-0.5),
+        ValueError,
+        "the schedule gave the coefficient -0.5; it must be finite and at least 0.",
+    ),
+    "nothing": (
+        Weird(None),
+        TypeError,
+        "the schedule gave the coefficient None; it must be a number, such as a float.",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "error", "text"), BAD_COEFFICIENTS.values(), ids=BAD_COEFFICIENTS
+)
+def test_a_schedule_that_gives_what_weighs_nothing_says_why(schedule, error, text):
+    model = wrapped()
+    refuse(lambda: ShortcutLoss(model, nn.CrossEntropyLoss(), schedule, per_step=True), error, text)
+    criterion = ShortcutLoss(model, nn.CrossEntropyLoss())
+    before = criterion.schedule
+
+    def another() -> None:
+        criterion.schedule = schedule
+
+    refuse(another, error, text)
+    assert criterion.schedule is before
+    assert criterion(model(images()).mean(0), labels()).isfinite()
 
 
 def test_heads_made_for_another_number_of_classes():

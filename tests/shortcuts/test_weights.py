@@ -7,7 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sj_shortcut.shortcuts.weights import finite_coefficient, weights_by_name
+from sj_shortcut import EvolutionarySchedule
+from sj_shortcut.shortcuts.weights import (
+    Coefficients,
+    finite_coefficient,
+    only_weighed,
+    weigh,
+    weights_by_name,
+)
 from tests.refusals import refused
 
 numbers = st.floats(min_value=0, allow_nan=False, allow_infinity=False) | st.integers(0, 10**9)
@@ -57,3 +64,43 @@ def test_weights_of_other_heads_are_told():
         weights_by_name([1, 2], NAMES)
     with pytest.raises(ValueError, match=r"no head 'layer1\.0'.* Heads: layer1\.1, layer2\.1"):
         weights_by_name({"layer1.0": 1}, NAMES)
+
+
+def test_coefficients_keep_their_tensor_and_change_it_in_place():
+    coefficients = Coefficients({"a": 1.0, "b": 0.5, "c": 0.0})
+    schedule = EvolutionarySchedule(4, start=1.0)
+    schedule.add_reader(coefficients)
+    coefficients.move(torch.zeros(1))
+    kept = coefficients.kept
+    assert kept.tolist() == [1.0, 0.5, 0.0]
+    before = coefficients.recorded(["b"])["b"]
+    schedule.step(2)
+    assert coefficients.kept is kept and kept.tolist() == [0.5, 0.25, 0.0]
+    assert coefficients.now == {"a": 0.5, "b": 0.25, "c": 0.0}
+    assert before.item() == 0.5  # of a loss whose backward pass is still to come
+
+
+def test_factors_are_sent_only_where_they_change():
+    coefficients, losses = Coefficients({"a": 1.0}), torch.zeros(2)
+    first = coefficients.factors(losses, {"a": 0.5})
+    assert first.tolist() == [1.0, 0.5]
+    assert coefficients.factors(losses, {"a": 0.5}) is first
+    assert coefficients.factors(losses.double(), {"a": 0.5}).dtype == torch.float64
+    assert coefficients.factors(losses, {"a": 0.25}).tolist() == [1.0, 0.25]
+    assert first.tolist() == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_weight_that_is_a_tensor_weighs_as_its_number_does(dtype):
+    value = torch.tensor([3.0, -7.0], dtype=dtype)
+    weight = torch.tensor(0.1, dtype=torch.float64)
+    assert torch.equal(weigh(weight, value), weigh(0.1, value))
+    assert torch.equal(only_weighed(weight, value), value)
+
+
+def test_a_weight_of_zero_hides_what_is_not_finite_and_its_gradient():
+    value = torch.tensor([math.nan, math.inf], requires_grad=True)
+    for hide in (weigh, only_weighed):
+        (gradient,) = torch.autograd.grad(hide(torch.tensor(0.0), value).sum(), value)
+        assert not hide(torch.tensor(0.0), value).any()
+        assert torch.equal(gradient, torch.zeros(2))

@@ -316,7 +316,9 @@ def values(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def gradients_of(model: nn.Module) -> dict[str, Tensor]:
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    """Of zeros where there is none, as in step mode 's' behind a resonator's only time step."""
+    named = dict(model.named_parameters())
+    return dict(zip(named, gradients(list(named.values())), strict=True))
 
 
 # ------------------------------------------------------------------------- wrapping and removing

@@ -188,7 +188,8 @@ def find_layouts(
         sight = seen.sights[name]
         inside = [n for n in timed if f"{n}.".startswith(f"{name}." if name else "")]
         before = [n for n in timed if order[n] <= order[name]]
-        near = next(reversed(inside or before), None)
+        # What is inside may have been left out, as may all before it.
+        near = next(reversed(inside or before), next(iter(timed), None))
         layouts[name] = _Feature(seen, sight, axes, times, near, channels).layout()
     return layouts
 

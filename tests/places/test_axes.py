@@ -133,3 +133,23 @@ def test_what_an_output_depends_on_is_reached():
     assert first == {"layer1.0", "layer1.1", "layer1", ""}
     before_fc = {f"layer{i}{part}" for i in (1, 2, 3) for part in ("", ".0", ".1")}
     assert second == {*before_fc, "fc"}
+
+
+class Around(nn.Module):
+    """A block that gives back its input this time, then a spiking layer; features [N, T, C]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.spike = nn.Identity(), lif()
+        self.last = layer.Linear(8, 3)
+        functional.set_step_mode(self.spike, "m")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(x)
+        return self.last(self.spike(x.transpose(0, 1)).transpose(0, 1))
+
+
+def test_time_before_the_first_spiking_layer_is_as_that_has_it():
+    torch.manual_seed(0)
+    _, layouts, _ = look(Around(), 4 * torch.rand(2, 2, 8), ["block"])
+    assert layouts["block"] is not None and layouts["block"].has_time

@@ -69,8 +69,8 @@ def figure_depth(tables: Tables) -> Figure | None:
 
 
 def figure_gain(tables: Tables) -> Figure | None:
-    """Points of test accuracy that each method brings over vanilla at vanilla's best learning
-    rate, by setting: of the seeds that both have, with Welch's 95 % intervals."""
+    """Points of test accuracy that each method brings over vanilla at the best of the learning
+    rates run with it, by setting: of the seeds that both have, with Welch's 95 % intervals."""
     runs = tables["runs"]
     methods = [method for method in present(runs) if method != "vanilla"]
     table = differences(runs, methods, best_rate=True)
@@ -248,8 +248,8 @@ def figure_sensitivity(tables: Tables) -> Figure | None:
 
 
 def figure_firing(tables: Tables) -> Figure | None:
-    """Spikes of an inference, of the network handed back, over vanilla's; mean over seeds, whose
-    weights at first are the same. The band is the aim, within a tenth."""
+    """Spikes of an inference, of the network handed back, over vanilla's at the same rate; mean
+    over seeds, whose weights at first are the same. The band is the aim, within a tenth."""
     runs = tables["runs"]
     methods = [method for method in present(runs) if method != "vanilla"]
     table = differences(runs, methods, value="spikes")

@@ -46,6 +46,10 @@ def test_rescued_networks_against_six_layers(runs) -> None:
     deep = table[(table["net"] == "plain") & (table["depth"] >= 18)]
     behind = deep["shortcuts"] < deep["shallow"]
     page = words("docs/does_it_help.md")
+    lost = 100 * (deep["shallow"] - deep["shortcuts"])[behind].set_axis(deep["setting"][behind])
+    hopeless = lost.index.isin(["digits plain 30 rect", "digits plain 30 rect clipped"])
+    said = f"by {lost[~hopeless].min():.0f} to {lost[~hopeless].max():.0f} points (by "
+    assert said + " and ".join(f"{each:.0f}" for each in sorted(lost[hopeless])) in page
     assert f"in {behind.sum()} of {len(deep)} settings" in page
     drawn = shown(table)
     assert len(drawn) == 16

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from analysis.ablation.gains import BLUE, GREY, figure_help
 from analysis.ablation.statistics import differences, times_to_vanilla
 from analysis.ablation.summed import without_grid
 from analysis.common.figures import DrawFigure, Tables, legend_above, panels, save_all
@@ -20,9 +21,9 @@ DPI = 150
 
 # Colours that colour-blind eyes tell apart, and markers for print without colour.
 LOOKS = {
-    "vanilla": ("#D55E00", "s"),
-    "hold-linear": ("#0072B2", "o"),
-    "handover": ("#CC79A7", "D"),
+    "vanilla": (GREY, "s"),
+    "hold-linear": ("#D55E00", "o"),
+    "handover": (BLUE, "D"),
     "constant": ("#009E73", "^"),
     "hold-linear, average": ("#56B4E9", "v"),
     "handover, average": ("#E69F00", "P"),
@@ -68,8 +69,8 @@ def figure_depth(tables: Tables) -> Figure | None:
 
 
 def figure_gain(tables: Tables) -> Figure | None:
-    """Points of test accuracy that each method brings over vanilla at vanilla's best learning
-    rate, by setting: paired over seeds, with 95 % intervals."""
+    """Points of test accuracy that each method brings over vanilla at the best of the learning
+    rates run with it, by setting: of the seeds that both have, with Welch's 95 % intervals."""
     runs = tables["runs"]
     methods = [method for method in present(runs) if method != "vanilla"]
     table = differences(runs, methods, best_rate=True)
@@ -78,7 +79,7 @@ def figure_gain(tables: Tables) -> Figure | None:
 
 def figure_rules(tables: Tables) -> Figure | None:
     """Every method against a linear fall after half of the epochs (hold-linear), validation
-    accuracy; each dot is a setting, paired over seeds, the line their mean. Variants of heads that
+    accuracy; each dot is a setting, of shared seeds, the line their mean. Variants of heads that
     average over all of space are in the table only."""
     runs = tables["runs"]
     methods = [m for m in runs["method"].unique() if m not in ("vanilla", "hold-linear")]
@@ -247,8 +248,8 @@ def figure_sensitivity(tables: Tables) -> Figure | None:
 
 
 def figure_firing(tables: Tables) -> Figure | None:
-    """Spikes of an inference, of the network handed back, over vanilla's; mean over seeds, whose
-    weights at first are the same. The band is the aim, within a tenth."""
+    """Spikes of an inference, of the network handed back, over vanilla's at the same rate; mean
+    over seeds, whose weights at first are the same. The band is the aim, within a tenth."""
     runs = tables["runs"]
     methods = [method for method in present(runs) if method != "vanilla"]
     table = differences(runs, methods, value="spikes")
@@ -297,6 +298,7 @@ def figure_coefficients(tables: Tables) -> Figure | None:
 
 
 FIGURES: tuple[DrawFigure, ...] = (
+    figure_help,
     figure_depth,
     figure_gain,
     figure_rules,

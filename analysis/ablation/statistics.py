@@ -1,8 +1,9 @@
-"""What the runs of the ablation study say: means, paired differences, times. Tables in, tables out.
+"""What the runs of the ablation study say: means, differences, times. Tables in, tables out.
 
 A *setting* is data, network, depth, surrogate, T, and whether gradients are clipped; a *method* is
-everything else but learning rate, number of epochs and seed. Runs of one seed and setting start
-from the same weights, so methods are compared seed by seed.
+everything else but learning rate, number of epochs and seed. Methods are compared on the seeds that
+both have. These start from the same weights, but end as far apart as others (their accuracies
+hardly correlate), so intervals are those of unpaired samples, by Welch.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.common.statistics import welch
+
 __all__ = [
+    "at_best_rate",
     "best_rates",
     "differences",
     "firing_by_place",
     "foretold",
     "labelled",
+    "rates_tried",
+    "seeds_correlate",
     "times_to_vanilla",
     "vanillas_gradients",
 ]
@@ -69,21 +75,30 @@ def method_label(row: Any) -> str:
     return ", ".join(parts)
 
 
-def best_rates(runs: pd.DataFrame, method: str = "vanilla") -> pd.Series:
-    """The learning rate of the highest mean validation accuracy, by setting.
+def compared_rates(runs: pd.DataFrame, method: str) -> pd.DataFrame:
+    """The method's runs at the rates that count, of the seeds of which all these are finished.
 
-    Rates are compared on the seeds of which all those tried are finished. One of less than three
-    seeds does not count where others have three.
+    A rate of less than three seeds does not count where others have three.
     """
     rows = runs[(runs["method"] == method) & ~runs["longer"]]
     seeds = rows.groupby(["setting", "lr"])["seed"].transform("nunique")
     rows = rows[(seeds >= 3) | (seeds.groupby(rows["setting"]).transform("max") < 3)]
     tried = rows.groupby("setting")["lr"].transform("nunique")
-    complete = rows.groupby(["setting", "seed"])["lr"].transform("nunique") == tried
-    rows = rows[complete]
+    return rows[rows.groupby(["setting", "seed"])["lr"].transform("nunique") == tried]
+
+
+def best_rates(runs: pd.DataFrame, method: str = "vanilla") -> pd.Series:
+    """The learning rate of the highest mean validation accuracy, by setting."""
+    rows = compared_rates(runs, method)
     means = rows.groupby(["setting", "lr"])["val_accuracy"].mean().reset_index()
     best = means.loc[means.groupby("setting")["val_accuracy"].idxmax()]
     return best.set_index("setting")["lr"]
+
+
+def rates_tried(runs: pd.DataFrame, method: str = "vanilla") -> dict[str, list[float]]:
+    """The learning rates among which the best was looked for, in order, by setting."""
+    rows = compared_rates(runs, method)
+    return {str(name): sorted(group["lr"].unique()) for name, group in rows.groupby("setting")}
 
 
 def at_best_rate(runs: pd.DataFrame, method: str) -> pd.DataFrame:
@@ -112,7 +127,9 @@ def differences(
     own_rate: bool = False,
     longer: bool = False,
 ) -> pd.DataFrame:
-    """Paired differences of methods from a reference, one row a setting and method.
+    """Differences of methods from a reference, one row a setting and method.
+
+    Of the seeds that both have, with Welch's intervals.
 
     Args:
         runs: Labelled runs.
@@ -134,27 +151,32 @@ def differences(
         both = own.merge(base, on=[*PAIR, "setting"], suffixes=("", "_base"))
         for name, group in both.groupby("setting", sort=False):
             row = {"setting": name, "method": method, "reference": reference}
-            rows.append({**row, **paired(group[value], group[f"{value}_base"])})
+            rows.append({**row, **compared(group[value], group[f"{value}_base"])})
     columns = ["setting", "method", "reference", "n", "mean", "base", "difference", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def paired(a: pd.Series, b: pd.Series) -> dict[str, float]:
-    """Mean difference with its 95 % interval by Student's t; no interval of a single pair."""
-    difference = (a - b).to_numpy()
-    half = np.nan
-    if len(difference) > 1:
-        error = difference.std(ddof=1) / np.sqrt(len(difference))
-        half = stats.t.ppf(0.975, len(difference) - 1) * error
-    mean = difference.mean()
-    return {
-        "n": len(difference),
-        "mean": a.mean(),
-        "base": b.mean(),
-        "difference": mean,
-        "low": mean - half,
-        "high": mean + half,
-    }
+def compared(a: pd.Series, b: pd.Series) -> dict[str, float]:
+    """Both means and their difference with its interval; no interval of a single seed."""
+    found = welch(a, b)
+    means = {"n": len(a), "mean": float(a.mean()), "base": float(b.mean())}
+    return {**means, "difference": found.value, "low": found.low, "high": found.high}
+
+
+def seeds_correlate(runs: pd.DataFrame, method: str) -> float:
+    """Mean over settings of the correlation, over seeds, of the method's accuracy with vanilla's.
+
+    Test accuracy, vanilla at its best rate; settings of four shared seeds or more.
+    """
+    base = at_best_rate(runs[~runs["longer"]], "vanilla")
+    own = at_usual_rate(runs[~runs["longer"]], method)
+    both = own.merge(base, on=[*PAIR, "setting"], suffixes=("", "_base"))
+    found = [
+        group["test_accuracy"].corr(group["test_accuracy_base"])
+        for _, group in both.groupby("setting")
+        if len(group) >= 4 and group[["test_accuracy", "test_accuracy_base"]].std().all()
+    ]
+    return float(np.mean(found)) if found else np.nan
 
 
 def times_to_vanilla(runs: pd.DataFrame, history: pd.DataFrame, method: str) -> pd.DataFrame:

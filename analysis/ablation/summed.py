@@ -61,7 +61,7 @@ def summed_section(runs: pd.DataFrame, settings: int, methods: int) -> str:
         lines.append(
             {
                 "setting": setting,
-                "vanilla, best rate": percent(plain),
+                "vanilla, best rate run": percent(plain),
                 "as the paper": percent(paper["test_accuracy"]),
                 "best logits": chosen(logits),
                 "best losses": chosen(losses),

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis.ablation.aims import unbeaten, vanishing
+from analysis.ablation.aims import quick, unbeaten, vanishing
 from tests.studies.ablation.tables import HEADS, table
 
 
@@ -41,3 +41,21 @@ def test_a_schedule_is_held_against_the_best_fixed_one(vanilla) -> None:
     )
     said = unbeaten({"runs": runs}, "handover")
     assert "**1 of 2 settings**. Not so: digits plain 6 atan (2.0)." in said
+
+
+def test_time_does_not_count_where_vanilla_hardly_learns(vanilla) -> None:
+    runs = table(
+        vanilla,
+        {"depth": 18, "val_accuracy": 0.6},
+        {"depth": 18, **HEADS},
+        {"depth": 30, "val_accuracy": 0.1},
+        {"depth": 30, **HEADS},
+    )
+    history = pd.DataFrame(
+        {"run": run, "seconds": 4.0, "val_accuracy": 0.7}
+        for run in runs.loc[runs["method"] == "hold-linear", "run"]
+    )
+    said = quick({"runs": runs, "history": history}, "hold-linear")
+    assert said.endswith(
+        "**1 of 1 settings**. Not counted, as vanilla hardly learns: digits plain 30 atan."
+    )

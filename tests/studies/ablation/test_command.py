@@ -77,6 +77,15 @@ def test_a_run_is_repeated_from_its_row(quick) -> None:
     assert "no run 'abc'" in study("--out", quick, "--repeat", "abc").stderr
 
 
+def test_a_run_that_does_not_repeat_says_why(quick, monkeypatch, capsys) -> None:
+    row = read(quick)["runs"].iloc[0]
+    other = pd.DataFrame([{**row, "val_accuracy": row["val_accuracy"] + 0.1}])
+    monkeypatch.setattr("analysis.ablation.__main__.train", lambda run: {"runs": other})
+    main(["--out", str(quick), "--repeat", row["run"]])
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 4 and "Compare means over seeds" in said[-1]
+
+
 def test_a_stopped_study_goes_on_and_gives_the_same(quick, tmp_path) -> None:
     folder = tmp_path / "study"
     shutil.copytree(quick, folder)
@@ -101,7 +110,7 @@ def test_hours_end_a_study_early(tmp_path) -> None:
 def test_page_and_figures_belong_together(quick) -> None:
     page = (quick / "RESULTS.md").read_text()
     figures = {path.name for path in quick.glob("*.png")}
-    assert {"gain.png", "rules.png", "time.png", "firing.png"} <= figures
+    assert {"help.png", "gain.png", "rules.png", "time.png", "firing.png"} <= figures
     assert all(f"({name})" in page for name in figures)
     assert "All planned runs are finished." in page
     assert "| digits plain 6 atan |" in page

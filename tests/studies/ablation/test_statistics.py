@@ -1,4 +1,4 @@
-"""Means, paired differences and times, from tables made by hand."""
+"""Means, differences and times, from tables made by hand."""
 
 import numpy as np
 import pandas as pd
@@ -9,13 +9,15 @@ from analysis.ablation.statistics import (
     best_rates,
     differences,
     firing_by_place,
+    rates_tried,
+    seeds_correlate,
     times_to_vanilla,
     vanillas_gradients,
 )
 from tests.studies.ablation.tables import HEADS, table
 
 
-def test_differences_are_paired_by_seed(vanilla) -> None:
+def test_differences_are_of_shared_seeds_but_not_of_pairs(vanilla) -> None:
     base, other = np.array([0.1, 0.5, 0.9]), np.array([0.3, 0.6, 0.95])
     runs = table(
         vanilla,
@@ -24,7 +26,7 @@ def test_differences_are_paired_by_seed(vanilla) -> None:
         {"seed": 7, "test_accuracy": 0.0, **HEADS},  # without a partner
     )
     (row,) = differences(runs, ["hold-linear"]).to_dict("records")
-    expected = stats.ttest_rel(other, base).confidence_interval(0.95)
+    expected = stats.ttest_ind(other, base, equal_var=False).confidence_interval(0.95)
     assert row["n"] == 3 and row["difference"] == pytest.approx((other - base).mean())
     assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
 
@@ -84,6 +86,15 @@ def test_a_rate_of_one_seed_does_not_decide_among_those_of_three(vanilla) -> Non
         {"lr": 0.01, "val_accuracy": 0.9},
     )
     assert best_rates(runs).to_dict() == {"digits plain 6 atan": 0.1}
+    assert rates_tried(runs) == {"digits plain 6 atan": [0.1, 0.3]}
+
+
+@pytest.mark.parametrize(("others", "expected"), [((0.2, 0.3, 0.4, 0.5), 1), ((4, 3, 2, 1), -1)])
+def test_whether_seeds_make_runs_alike(vanilla, others, expected) -> None:
+    base = [{"seed": i, "test_accuracy": 0.1 * i} for i in range(4)]
+    own = [{"seed": i, "test_accuracy": value, **HEADS} for i, value in enumerate(others)]
+    assert seeds_correlate(table(vanilla, *base, *own), "hold-linear") == pytest.approx(expected)
+    assert np.isnan(seeds_correlate(table(vanilla, *base[:3], *own), "hold-linear"))
 
 
 def test_time_to_vanillas_accuracy(vanilla) -> None:

@@ -98,7 +98,7 @@ class Forwards:
         channels: For each point, the channels that its head was made for.
         step_mode: Step mode of the branches, which ``set_step_mode`` sets with all others.
         looked_at: The kind of input that the layouts hold for; ``None`` before the first look.
-        unclear: Sizes of inputs that did not tell all axes.
+        unclear: Sizes of inputs that did not tell all axes; None of one that left a part out.
         failed_look: What the last look ended in, if it failed.
         reach: For each tensor of the output, the points that it depends on; empty if not known.
         per_step: Whether to keep logits of every time step apart.

@@ -193,7 +193,9 @@ def _leaves_all_out(model: nn.Module, record: Record, forwards: Forwards) -> boo
     """
     kept_from = record.logits or record.blocked or record.asleep
     trains = forwards.trains and not torch.compiler.is_compiling()
-    if kept_from or not trains or not forwards.reached:
+    # A look at the batch has seen whether the model leaves parts out by itself.
+    may_be = forwards.reached or None in forwards.unclear
+    if kept_from or not trains or not may_be:
         return False
     modules = dict(model.named_modules())
     hooks = [getattr(modules.get(name), "_forward_hooks", {}).values() for name in forwards.names]

@@ -93,8 +93,8 @@ class Choice:
         dtype = next(model.parameters()).dtype
         example = plan.example(plan.sequence(dtype=dtype)) if self.example else None
         wrap(model, self.at, num_classes=plan.classes, example_input=example)
-        # Where a first batch leaves out all heads, what keeps them from running is not known.
-        assume(self.always & shortcut_branches(model).keys())
+        # Where the example ran heads, and the first batch leaves out all, the loss asks for them.
+        assume(not self.example or self.always & shortcut_branches(model).keys())
         return model
 
 

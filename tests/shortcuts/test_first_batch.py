@@ -8,7 +8,7 @@ import torch
 from spikingjelly.activation_based import functional, layer, surrogate
 from torch import Tensor, nn
 
-from sj_shortcut import shortcut_branches, shortcut_logits, wrap_with_shortcuts
+from sj_shortcut import ShortcutLoss, shortcut_branches, shortcut_logits, wrap_with_shortcuts
 from sj_shortcut.places import look_at
 from sj_shortcut.shortcuts.first_batch import kind_of_input, settle
 from sj_shortcut.shortcuts.hooks import forwards_of
@@ -223,3 +223,16 @@ def test_time_that_was_seen_when_wrapping_holds_where_the_first_batch_does_not_s
     look = look_at(model, (images(),), {}, forwards.names)
     settle(replace(look, layouts={**look.layouts, "layer1.1": silent}), forwards)
     assert forwards.layouts["layer1.1"] == replace(known, sure=False)
+
+
+def test_a_first_batch_that_leaves_out_every_head_has_the_plain_loss():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 6), Often(), nn.Linear(6, 3))
+    functional.set_step_mode(model, "m")
+    wrap_with_shortcuts(model, ["1.spike"])
+    criterion, y = ShortcutLoss(model, nn.CrossEntropyLoss()), torch.tensor([0, 1, 2])
+    for model[1].dropped, names in ((True, ["main"]), (False, ["main", "1.spike"])):
+        output = model(4 * torch.rand(3, 2, 8)).mean(1)
+        criterion(output, y).backward()
+        functional.reset_net(model)
+        assert list(criterion.parts) == ["total", *names]

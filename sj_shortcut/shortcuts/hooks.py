@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from sj_shortcut.places import layout_for, parse_layout
+from sj_shortcut.places import Layout, layout_for, parse_layout
 from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.eval_mode import watch_for_updates_in_eval_mode
 from sj_shortcut.shortcuts.first_batch import look_if_needed
@@ -123,14 +123,10 @@ def after_point(
     if branch.training != module.training:  # it may live in a part that was put in eval mode
         run.train(module.training)
     layout = forwards.layouts.get(name)
-    told = layout_for(forwards.layout, name) if layout is None else None
-    if told is not None:  # and no look could be had
-        layout = forwards.layouts[name] = parse_layout(told, feature.ndim)
-    if layout is None and forwards.failed_look and record is not None:
-        record.unseen.append((name, tuple(feature.shape)))  # the model may say what is wrong
-        return None
     if layout is None or layout.ndim != feature.ndim:
-        _unknown_axes(name, tuple(feature.shape), "" if layout is None else f"seen as {layout}")
+        layout = _layout_without_a_look(name, feature, layout, forwards, record)
+        if layout is None:
+            return None
     x, timed = layout.arrange(feature), layout.has_time
     steps = x.shape[0] if timed else 1
     handed: Tensor | None = None
@@ -145,11 +141,7 @@ def after_point(
         if record is not None:
             wait(record, name, head, features, steps, timed)
     else:
-        if compiling or is_captured(x):
-            x, key = below(x)
-            logits = above(run(x, with_time=timed, per_step=forwards.per_step), key)
-        else:
-            logits = run(x, with_time=timed, per_step=forwards.per_step)
+        logits = _logits(run, x, timed, forwards)
         if record is not None:
             record.add(name, logits, steps, timed)
     if record is not None and not again and not compiling:
@@ -157,6 +149,32 @@ def after_point(
             record.tapped.append((name, feature, feature._version))
         _check_backward_hooks(module, name, forwards)
     return handed
+
+
+def _layout_without_a_look(
+    name: str, feature: Tensor, seen: Layout | None, forwards: Forwards, record: Record | None
+) -> Layout | None:
+    """What the user says of the axes, where no look could be had; ``None`` if the model is to tell.
+
+    Raises:
+        ValueError: If the axes are not known.
+    """
+    told = layout_for(forwards.layout, name) if seen is None else None
+    if told is not None:
+        forwards.layouts[name] = layout = parse_layout(told, feature.ndim)
+        return layout
+    if seen is None and forwards.failed_look and record is not None:
+        record.unseen.append((name, tuple(feature.shape)))  # the model may say what is wrong
+        return None
+    return _unknown_axes(name, tuple(feature.shape), "" if seen is None else f"seen as {seen}")
+
+
+def _logits(run: nn.Module, x: Tensor, timed: bool, forwards: Forwards) -> Tensor:
+    """What a head gives by itself; where the step is recorded, behind gates that λ can shut."""
+    if not (torch.compiler.is_compiling() or is_captured(x)):
+        return run(x, with_time=timed, per_step=forwards.per_step)  # type: ignore[no-any-return]
+    x, key = below(x)
+    return above(run(x, with_time=timed, per_step=forwards.per_step), key)
 
 
 def after_model(model: nn.Module, args: Any, output: Any, *, forwards: Forwards) -> Any:

@@ -165,10 +165,18 @@ def write_atomically(path: Path, write: Callable[[Any], Any], remedy: str) -> No
         sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save turns some write errors into the latter
         temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path} ({one_line(error)}): {remedy}") from error
+        raise UserError(f"cannot write {path} ({first_cause(error)}): {remedy}") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def first_cause(error: BaseException) -> str:
+    """What the system said: an archive that cannot be closed either tells of that alone."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        found = found.__cause__ or found.__context__
+    return one_line(found or error)
 
 
 def write_text(path: Path, text: str, remedy: str) -> None:

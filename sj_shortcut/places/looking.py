@@ -40,6 +40,7 @@ class Look:
         refusal: Why no head can be right for this output; empty if one can.
         repeated: Why a module that ran several times has no one depth, by name.
         unbatched: Whether a convolution took the input for a single sample.
+        spiking: Whether any spiking layer ran.
     """
 
     order: tuple[str, ...] = ()
@@ -53,6 +54,7 @@ class Look:
     refusal: str = ""
     repeated: Mapping[str, str] = field(default_factory=dict)
     unbatched: bool = False
+    spiking: bool = True
     calls: Mapping[str, int] = field(default_factory=dict)
     kinds: Mapping[str, str] = field(default_factory=dict)
 
@@ -185,6 +187,7 @@ def _summary(
         refusal="" if shape is None else _refusal(shape, axes, _has_steps(seen, times)),
         repeated=_repeated(seen, layouts, times),
         unbatched=any(_is_unbatched(s.module, s.shape) for s in seen.sights.values()),
+        spiking=bool(times),
         calls={name: sight.calls for name, sight in seen.sights.items()},
         kinds={name: sight.kind for name, sight in seen.sights.items()},
     )

@@ -97,9 +97,9 @@ def settle(look: Look, forwards: Forwards) -> None:
         ValueError: If a head cannot be right for another reason.
     """
     if look.refusal:
-        left_out = set(forwards.names) - look.shapes.keys()
-        if left_out and all(forwards.layouts.get(n) for n in set(forwards.names) - left_out):
-            return  # without the spiking layers left out, time looks like positions
+        ran = look.shapes.keys() & set(forwards.names)
+        if not look.spiking and all(forwards.layouts.get(name) for name in ran):
+            return  # all spiking layers were left out, and without them time looks like positions
         raise ValueError(look.refusal)
     expected = forwards.num_classes
     if expected is not None and look.num_classes not in (None, expected):

@@ -112,12 +112,12 @@ class ShortcutLoss(nn.Module):
         self._oversight = Oversight(forwards)
         self._activation: Callable[[Tensor], Tensor] | None = None
         self._activation_known = False
-        if price is True:
-            price = SpikePrice(self._root[0], neuron_types=forwards.neuron_types)
-        self.price = price or None
         self._coefficients = Coefficients(self.weights)
         self.schedule = schedule
         self._be_ready(next(self._root[0].parameters(), torch.empty(0)))
+        if price is True:  # last, as it puts hooks on, which an error above must not leave behind
+            price = SpikePrice(self._root[0], neuron_types=forwards.neuron_types)
+        self.price = price or None
         forwards.per_step = per_step
 
     @property

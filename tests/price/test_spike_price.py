@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sj_shortcut import (
     ShortcutLoss,
+    ShortcutSchedule,
     ShortcutWarning,
     SpikePrice,
     gradient_flow,
@@ -384,6 +385,19 @@ def test_it_goes_with_the_heads_or_by_itself() -> None:
     remove_shortcuts(wrap_with_shortcuts(model))
     assert hooks_on(model) == hooks_on(net())
     remove_price(model)
+
+
+def test_a_loss_that_is_refused_leaves_no_price_behind() -> None:
+    class Negative(ShortcutSchedule):
+        def __call__(self, epoch: float) -> float:
+            return -1.0
+
+    model = wrap_with_shortcuts(net())
+    before = hooks_on(model)
+    with pytest.raises(ValueError, match="must be finite and at least 0"):
+        ShortcutLoss(model, nn.CrossEntropyLoss(), Negative(), price=True)
+    assert hooks_on(model) == before
+    ShortcutLoss(model, nn.CrossEntropyLoss(), price=True)
 
 
 def test_what_is_refused() -> None:

@@ -251,7 +251,7 @@ class SpikePrice(nn.Module):
 
     def _per_target(self, sums: Tensor, counts: tuple[int, ...]) -> Tensor:
         """One over outputs times target: what a sum of spikes is multiplied by."""
-        key = ("per target", counts, sums.dtype, sums.device)
+        key = ("per target", self.factor, self.rate, counts, sums.dtype, sums.device)
         if key not in self._sent:
             assert self._untrained is not None
             target = self._target_of(self._untrained).to(sums.dtype)

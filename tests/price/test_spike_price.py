@@ -83,6 +83,17 @@ def test_one_target_for_all() -> None:
     assert float(found) == pytest.approx(float(want)) and float(found) > 0
 
 
+def test_a_target_that_is_changed_counts_from_the_next_batch_on() -> None:
+    model, (x, _) = net(), batch()
+    price = SpikePrice(model)
+    assert float(priced(model, price, x)) == pytest.approx(0, abs=1e-9)
+    for name, value in (("factor", 0.5), ("rate", 0.1)):
+        setattr(price, name, value)
+        found, targets = priced(model, price, x), price.targets
+        assert targets is not None and float(found) > 1e-3
+        assert float(found) == pytest.approx(float(price_by_hand(rates_by_hand(model, x), targets)))
+
+
 @pytest.mark.filterwarnings("ignore:.*dead channels")
 def test_it_brings_spikes_down_to_the_target() -> None:
     model, (x, _) = net(), batch(samples=32)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sj_shortcut.price.hooks import has_price, put_hooks_on
+from sj_shortcut.price.hooks import has_price, put_hooks_on, without_hooks
 from sj_shortcut.price.rates import Rates, rates_behind
 from sj_shortcut.price.watch import Watch, is_due
 from sj_shortcut.torch_model import NO_DATA_PARALLEL, bare_model, is_distributed, world_size
@@ -224,7 +224,7 @@ class SpikePrice(nn.Module):
         each = {len(sums) for sums in calls}
         if each == {1}:
             return torch.stack([sums[0] for sums in calls]), counts
-        if len(each) == 1:
+        if len(each) == 1 and each != {0}:
             return torch.stack([x for sums in calls for x in sums]).view(len(calls), -1).sum(
                 1
             ), counts
@@ -284,6 +284,7 @@ class SpikePrice(nn.Module):
         self._last = sums.detach(), counts
         self._watch.read()
         if all(record.looking for record in records) and is_due(self._losses):
+            self._watch.unseen(without_hooks(self._root[0], self.names, counts))
             with torch.no_grad():
                 own = self._untrained
                 assert own is not None

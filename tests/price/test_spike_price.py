@@ -331,6 +331,23 @@ def test_a_layer_that_is_left_out_costs_nothing() -> None:
     assert float(found) == pytest.approx(SHARES["layer1.1"] / WHOLE * excess)
 
 
+@pytest.mark.parametrize("replaced", [LAYERS[1:2], LAYERS], ids=["one", "all"])
+@pytest.mark.parametrize("mode", ["m", "s"])
+def test_a_layer_that_is_replaced_is_told_and_the_advice_works(replaced, mode) -> None:
+    model, (x, _) = net(mode), batch()
+    price = SpikePrice(model, rate=0.1)
+    for name in replaced:
+        model.set_submodule(name, neuron.IFNode(step_mode=mode))
+    with pytest.warns(ShortcutWarning, match=f"'{replaced[0]}' was replaced after the price"):
+        assert priced(model, price, x, mode).isfinite()
+    remove_price(model)
+    price = SpikePrice(model, rate=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        priced(model, price, x, mode)
+    assert price.rates[replaced[0]] > 0
+
+
 def test_its_state_goes_on_where_it_was() -> None:
     model, (x, y) = wrap_with_shortcuts(net()), batch()
     criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), price=True)

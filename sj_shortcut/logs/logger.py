@@ -16,7 +16,7 @@ from sj_shortcut.logs.writers import writer_for
 from sj_shortcut.neurons import reset_states
 from sj_shortcut.shortcuts.access import find_wrapped, shortcut_logits, shortcuts_enabled
 from sj_shortcut.shortcuts.loss import ShortcutLoss
-from sj_shortcut.torch_model.preserve import preserved
+from sj_shortcut.torch_model.preserve import preserved, untouched_rng
 from sj_shortcut.torch_model.ranks import rank
 from sj_shortcut.torch_model.wrappers import bare_model
 
@@ -136,7 +136,8 @@ class ShortcutLogger:
             TypeError: As :func:`gradient_flow`.
             ValueError: As :func:`gradient_flow`, and if labels are no class numbers.
         """
-        every = list(pairs(batches))
+        with untouched_rng():  # which a loader draws from, even one that does not shuffle
+            every = list(pairs(batches))
         if not every:
             raise ValueError("batches is empty: pass one (x, y), or an iterable of them.")
         values = self._accuracies(every, forward)

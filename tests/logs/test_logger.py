@@ -1,10 +1,14 @@
 """A loop of one's own, logged: what is written, when, and that training stays what it was."""
 
+import random
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from spikingjelly.activation_based import functional
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from sj_shortcut import EvolutionarySchedule, ShortcutLogger, ShortcutLoss, wrap_with_shortcuts
 from tests.nets.small import CLASSES, Net, images, labels
@@ -95,6 +99,23 @@ def test_a_look_tells_accuracies_and_coherence(tmp_path):
     # The same batch twice: wherever there is a gradient, it points the same way.
     coherent = [value for name, value in both.items() if name.startswith("coherence/")]
     assert coherent == pytest.approx([1.0] * len(coherent))
+
+
+def test_looking_at_a_loader_leaves_random_numbers_alone():
+    class Noisy(Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return images() + torch.rand(1) + random.random() + np.random.rand(), labels()
+
+    model, criterion = setting()
+    loader = DataLoader(Noisy(), batch_size=None, shuffle=True)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    with ShortcutLogger(model, criterion, lambda values, step: None) as logger:
+        logger.look(loader)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
 
 
 def test_without_layers_there_are_losses_only(tmp_path):

@@ -10,7 +10,13 @@ from spikingjelly.activation_based import functional
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from sj_shortcut import EvolutionarySchedule, ShortcutLogger, ShortcutLoss, wrap_with_shortcuts
+from sj_shortcut import (
+    EvolutionarySchedule,
+    ShortcutLogger,
+    ShortcutLoss,
+    ShortcutWarning,
+    wrap_with_shortcuts,
+)
 from tests.nets.small import CLASSES, Net, images, labels
 from tests.refusals import refused
 
@@ -118,6 +124,18 @@ def test_looking_at_a_loader_leaves_random_numbers_alone():
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
 
 
+def test_a_step_in_eval_mode_is_told_once():
+    model, criterion = setting()
+    with ShortcutLogger(model, criterion, lambda values, step: None, every=1) as logger:
+        train(model, criterion, logger, steps=1)
+        model.eval()
+        with torch.no_grad():
+            criterion(model(images()).mean(0), labels())
+        with pytest.warns(ShortcutWarning, match=r"step\(\) of ShortcutLogger .* eval mode"):
+            logger.step()
+        logger.step()
+
+
 def test_without_layers_there_are_losses_only(tmp_path):
     model, criterion = setting()
     names = set()
@@ -142,6 +160,9 @@ def test_wrong_arguments_are_refused_and_leave_no_file(tmp_path):
         ShortcutLogger(Net(), criterion, tmp_path / "a")
     with refused(TypeError, "criterion must be a ShortcutLoss, got CrossEntropyLoss."):
         ShortcutLogger(model, nn.CrossEntropyLoss(), tmp_path / "a")
+    with refused(ValueError, "criterion is a ShortcutLoss of another model (or of a copy): pass "
+                 "the one that this model trains with."):  # fmt: skip
+        ShortcutLogger(model, setting()[1], tmp_path / "a")
     with refused(ValueError, "there is nothing to write to: name a folder, such as 'runs/first'."):
         ShortcutLogger(model, criterion)
     with refused(ValueError, "start must be the number of a step, 0 or more, got -1."):

@@ -265,7 +265,8 @@ class SpikePrice(nn.Module):
             if len(self._sent) > _KEPT:  # batches of ever other sizes
                 self._sent.clear()
             # From pinned memory, so as not to wait for the device.
-            sent = torch.tensor(list(values), dtype=like.dtype, pin_memory=like.is_cuda)
+            kind: Any = {"dtype": like.dtype, "device": "cpu", "pin_memory": like.is_cuda}
+            sent = torch.tensor(list(values), **kind)
             self._sent[key] = sent.to(like.device, non_blocking=True)
         return self._sent[key]
 

@@ -929,6 +929,23 @@ def test_handover_waits_for_nothing_where_heads_vary_from_batch_to_batch(monkeyp
 # Surgery
 
 
+@pytest.mark.parametrize("price", [False, True])
+def test_a_default_device_is_not_where_small_numbers_go(price):
+    """As after torch.set_default_device("cuda"), where pinned memory must be asked for on the CPU."""
+    expected = None
+    for default in (None, torch.device("meta")):
+        torch.manual_seed(0)
+        model, x = wrap_with_shortcuts(Net()), images()
+        with torch.device("cpu") if default is None else default:
+            loss = ShortcutLoss(model, CE, EvolutionarySchedule(4), price=price)
+            first = loss(model(x).mean(0), Y)
+            functional.reset_net(model)
+            loss.schedule.step()
+            values = first, loss(model(x).mean(0), Y)
+        expected = expected or values
+    assert all(map(torch.equal, values, expected))
+
+
 def test_a_replaced_neuron_is_told():
     model = wrapped()
     model.layer1[1] = neuron.LIFNode(step_mode="m")

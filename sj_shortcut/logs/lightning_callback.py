@@ -7,7 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from sj_shortcut.gradients.recorder import GradientRecorder
-from sj_shortcut.logs.scalars import layer_scalars
+from sj_shortcut.logs.scalars import layer_scalars, loss_means
 from sj_shortcut.shortcuts.access import find_wrapped, shortcut_branches
 from sj_shortcut.shortcuts.loss import ShortcutLoss
 
@@ -69,7 +69,7 @@ class ShortcutCallback(Callback):
     ) -> None:
         """Log losses, λ and numbers of layers; Lightning keeps to the steps that it logs."""
         criterion = _criterion_in(pl_module)
-        values: dict[str, Any] = {f"loss/{name}": part for name, part in criterion.parts.items()}
+        values: dict[str, Any] = {**loss_means(criterion)}
         for name in shortcut_branches(find_wrapped(pl_module)):
             coefficient = criterion.schedule.coefficient_of(name)
             values[f"lambda/{name}"] = coefficient * criterion.weights[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from sj_shortcut.logs.writers import writer_for
 from sj_shortcut.neurons import reset_states
 from sj_shortcut.shortcuts.access import find_wrapped, shortcut_logits, shortcuts_enabled
 from sj_shortcut.shortcuts.loss import ShortcutLoss
-from sj_shortcut.torch_model.preserve import preserved
+from sj_shortcut.torch_model.preserve import preserved, untouched_rng
 from sj_shortcut.torch_model.ranks import rank
+from sj_shortcut.torch_model.warnings import ShortcutWarning
 from sj_shortcut.torch_model.wrappers import bare_model
 
 __all__ = ["ShortcutLogger"]
@@ -51,7 +53,8 @@ class ShortcutLogger:
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If the model has no shortcuts, or there is nothing to write to.
+        ValueError: If the model has no shortcuts, the loss is of another model, or there is nothing
+            to write to.
 
     Example:
         >>> from spikingjelly.activation_based import functional, layer, neuron
@@ -84,6 +87,11 @@ class ShortcutLogger:
         self._model = find_wrapped(model)
         if not isinstance(criterion, ShortcutLoss):
             raise TypeError(f"criterion must be a ShortcutLoss, got {type(criterion).__name__}.")
+        if criterion._root[0] is not self._model:
+            raise ValueError(
+                "criterion is a ShortcutLoss of another model (or of a copy): pass the one that "
+                "this model trains with."
+            )
         if isinstance(start, bool) or not isinstance(start, int) or start < 0:
             raise ValueError(f"start must be the number of a step, 0 or more, got {start!r}.")
         if not to:
@@ -95,6 +103,7 @@ class ShortcutLogger:
         # Last: whatever is refused leaves no file behind.
         self._writers = [writer_for(one) for one in to] if rank() == 0 else []
         self._next = start
+        self._told = False
 
     def __enter__(self) -> ShortcutLogger:
         self._recorder.__enter__()
@@ -111,8 +120,20 @@ class ShortcutLogger:
 
         Raises:
             RuntimeError: As :meth:`GradientRecorder.step`.
+
+        Warns:
+            ShortcutWarning: Once, if the model is in eval mode.
         """
         measured = self._recorder.step()
+        if not (self._model.training or self._told):
+            self._told = True
+            warnings.warn(
+                "step() of ShortcutLogger was called in eval mode, and counts as a step of "
+                "training: it writes the losses of validation beside old gradients. Call it after "
+                "loss.backward() of training steps alone, and look(...) for validation.",
+                ShortcutWarning,
+                stacklevel=2,
+            )
         if measured:
             values = shortcut_scalars(self._model, self._criterion)
             self._write(values | layer_scalars(self._recorder.latest, self._columns))
@@ -136,7 +157,8 @@ class ShortcutLogger:
             TypeError: As :func:`gradient_flow`.
             ValueError: As :func:`gradient_flow`, and if labels are no class numbers.
         """
-        every = list(pairs(batches))
+        with untouched_rng():  # which a loader draws from, even one that does not shuffle
+            every = list(pairs(batches))
         if not every:
             raise ValueError("batches is empty: pass one (x, y), or an iterable of them.")
         values = self._accuracies(every, forward)

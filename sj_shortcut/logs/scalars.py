@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable
 
 import pandas as pd
-from torch import nn
+from torch import Tensor, nn
 
 from sj_shortcut.shortcuts.access import shortcut_branches
 from sj_shortcut.shortcuts.loss import ShortcutLoss
 
-__all__ = ["Scalars", "layer_scalars", "shortcut_scalars"]
+__all__ = ["Scalars", "layer_scalars", "loss_means", "shortcut_scalars"]
 
 Scalars = dict[str, float]
 
@@ -25,7 +25,8 @@ def shortcut_scalars(model: nn.Module, criterion: ShortcutLoss) -> Scalars:
 
     Returns:
         ``"loss/total"``, ``"loss/main"`` and ``"loss/HEAD"`` for each head that had a part in it,
-        before weighting, and ``"lambda/HEAD"``, what its schedule and ``weights`` make of it.
+        before weighting (means over samples, where the criterion does not reduce), and
+        ``"lambda/HEAD"``, what its schedule and ``weights`` make of it.
         Without losses before the first call, and in eval mode.
 
     Example:
@@ -39,12 +40,18 @@ def shortcut_scalars(model: nn.Module, criterion: ShortcutLoss) -> Scalars:
         >>> list(shortcut_scalars(model, criterion))
         ['loss/total', 'loss/main', 'loss/1', 'lambda/1']
     """
-    losses = {f"loss/{name}": float(value) for name, value in criterion.parts.items()}
+    losses = {name: float(value) for name, value in loss_means(criterion).items()}
     weights = {
         f"lambda/{name}": float(criterion.schedule.coefficient_of(name)) * criterion.weights[name]
         for name in shortcut_branches(model)
     }
     return losses | weights
+
+
+def loss_means(criterion: ShortcutLoss) -> dict[str, Tensor]:
+    """The parts of the last loss as ``"loss/NAME"``, their means where it does not reduce."""
+    parts = criterion.parts.items()
+    return {f"loss/{name}": part.mean() if part.ndim else part for name, part in parts}
 
 
 def layer_scalars(rows: pd.DataFrame, columns: Iterable[str]) -> Scalars:

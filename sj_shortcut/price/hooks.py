@@ -5,7 +5,7 @@ All are module-level functions, so that copies and pickles of the model carry th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from sj_shortcut.torch_model import (
     require_module,
 )
 
-__all__ = ["Spending", "has_price", "put_hooks_on", "remove_price"]
+__all__ = ["Spending", "has_price", "put_hooks_on", "remove_price", "without_hooks"]
 
 
 @dataclass(eq=False)
@@ -84,6 +84,23 @@ def put_hooks_on(model: nn.Module, neuron_types: tuple[type, ...]) -> Spending:
 def has_price(model: nn.Module) -> bool:
     """Whether a model itself has hooks that note what its spiking layers fire."""
     return any(_is_ours(hook) for hook in model._forward_pre_hooks.values())
+
+
+def without_hooks(model: nn.Module, names: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """Layers that noted nothing as the hooks on them are gone: others are in their place.
+
+    Args:
+        model: The model.
+        names: Its spiking layers, as they were.
+        counts: Of each how much it noted in a forward; layers that were left out have 0, too.
+    """
+    silent = [name for name, count in zip(names, counts, strict=True) if not count]
+    modules = dict(model.named_modules()) if silent else {}
+    return [
+        name
+        for name in silent
+        if name not in modules or not any(map(_is_ours, modules[name]._forward_hooks.values()))
+    ]
 
 
 def remove_price(model: nn.Module) -> None:

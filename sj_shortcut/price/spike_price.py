@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sj_shortcut.price.hooks import has_price, put_hooks_on
+from sj_shortcut.price.hooks import has_price, put_hooks_on, without_hooks
 from sj_shortcut.price.rates import Rates, rates_behind
 from sj_shortcut.price.watch import Watch, is_due
 from sj_shortcut.torch_model import NO_DATA_PARALLEL, bare_model, is_distributed, world_size
@@ -224,7 +224,7 @@ class SpikePrice(nn.Module):
         each = {len(sums) for sums in calls}
         if each == {1}:
             return torch.stack([sums[0] for sums in calls]), counts
-        if len(each) == 1:
+        if len(each) == 1 and each != {0}:
             return torch.stack([x for sums in calls for x in sums]).view(len(calls), -1).sum(
                 1
             ), counts
@@ -251,7 +251,7 @@ class SpikePrice(nn.Module):
 
     def _per_target(self, sums: Tensor, counts: tuple[int, ...]) -> Tensor:
         """One over outputs times target: what a sum of spikes is multiplied by."""
-        key = ("per target", counts, sums.dtype, sums.device)
+        key = ("per target", self.factor, self.rate, counts, sums.dtype, sums.device)
         if key not in self._sent:
             assert self._untrained is not None
             target = self._target_of(self._untrained).to(sums.dtype)
@@ -265,7 +265,8 @@ class SpikePrice(nn.Module):
             if len(self._sent) > _KEPT:  # batches of ever other sizes
                 self._sent.clear()
             # From pinned memory, so as not to wait for the device.
-            sent = torch.tensor(list(values), dtype=like.dtype, pin_memory=like.is_cuda)
+            kind: Any = {"dtype": like.dtype, "device": "cpu", "pin_memory": like.is_cuda}
+            sent = torch.tensor(list(values), **kind)
             self._sent[key] = sent.to(like.device, non_blocking=True)
         return self._sent[key]
 
@@ -284,6 +285,7 @@ class SpikePrice(nn.Module):
         self._last = sums.detach(), counts
         self._watch.read()
         if all(record.looking for record in records) and is_due(self._losses):
+            self._watch.unseen(without_hooks(self._root[0], self.names, counts))
             with torch.no_grad():
                 own = self._untrained
                 assert own is not None

@@ -70,6 +70,23 @@ class Watch:
                 "counts what it fires, and cannot lower it. Pass use_reentrant=False.",
             )
 
+    def unseen(self, layers: Sequence[str]) -> None:
+        """Tell of layers that are no longer where the price put its hooks.
+
+        Args:
+            layers: Which; none where all is well.
+
+        Warns:
+            ShortcutWarning: Once, if there are any.
+        """
+        if layers:
+            self._tell(
+                "unseen",
+                f"'{layers[0]}' was replaced after the price was made, and what fires there costs "
+                "nothing: take the price off with remove_price(model) and make it, and the loss "
+                "that holds it, once the model is as it shall train.",
+            )
+
     def look(self, values: Sequence[Tensor], chance: float) -> None:
         """Have the device put together what a later call reads.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sj_shortcut.price import SpikePrice
 from sj_shortcut.schedules import ShortcutSchedule
 
-__all__ = ["check_made_for", "check_options", "check_price", "check_shapes"]
+__all__ = ["check_made_for", "check_options", "check_price", "check_schedule", "check_shapes"]
 
 # Criteria of PyTorch's that would take, or broadcast, targets of a wrong shape.
 _OF_NUMBERS = (
@@ -42,21 +42,32 @@ def check_options(criterion: Any, schedule: Any, combine: Any, per_step: Any) ->
             f"criterion is the class {criterion.__name__} itself: pass an instance, such as "
             f"{criterion.__name__}()."
         )
-    if schedule is not None and not isinstance(schedule, ShortcutSchedule):
+    if combine not in ("loss", "logits"):
+        raise ValueError(f'combine must be "loss" or "logits", got {combine!r}.')
+    if schedule is not None:
+        check_schedule(schedule, combine)
+    if not isinstance(per_step, bool):
+        raise TypeError(f"per_step must be True or False, got {per_step!r}.")
+
+
+def check_schedule(schedule: Any, combine: str) -> None:
+    """Refuse what a loss cannot follow.
+
+    Raises:
+        TypeError: If it is no schedule.
+        ValueError: If it needs what ``combine`` does not give.
+    """
+    if not isinstance(schedule, ShortcutSchedule):
         raise TypeError(
             "schedule must be a ShortcutSchedule, such as EvolutionarySchedule(epochs) or "
             f"ConstantSchedule(1.0); got {type(schedule).__name__}."
         )
-    if combine not in ("loss", "logits"):
-        raise ValueError(f'combine must be "loss" or "logits", got {combine!r}.')
-    if combine == "logits" and schedule is not None and schedule.needs_losses:
+    if combine == "logits" and schedule.needs_losses:
         raise ValueError(
             f"{type(schedule).__name__} compares the losses of the heads, and "
             'combine="logits" has none: use combine="loss", or '
             "EvolutionarySchedule(epochs)."
         )
-    if not isinstance(per_step, bool):
-        raise TypeError(f"per_step must be True or False, got {per_step!r}.")
 
 
 def check_price(price: Any, model: nn.Module) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from sj_shortcut.price import SpikePrice
 from sj_shortcut.schedules import ConstantSchedule, HandoverSchedule, ShortcutSchedule
+from sj_shortcut.shortcuts import arguments
 from sj_shortcut.shortcuts.access import find_wrapped, shortcut_branches
 from sj_shortcut.shortcuts.activation import activation_behind, is_told
-from sj_shortcut.shortcuts.arguments import check_made_for, check_options, check_price, check_shapes
 from sj_shortcut.shortcuts.eval_mode import tell_of_eval_mode
 from sj_shortcut.shortcuts.hooks import forwards_of, has_shortcuts
 from sj_shortcut.shortcuts.oversight import Oversight
@@ -97,8 +97,8 @@ class ShortcutLoss(nn.Module):
     ) -> None:
         super().__init__()
         self._root = (find_wrapped(model),)  # in a tuple: the loss does not own the model
-        check_options(criterion, schedule, combine, per_step)
-        check_price(price, self._root[0])
+        arguments.check_options(criterion, schedule, combine, per_step)
+        arguments.check_price(price, self._root[0])
         forwards = forwards_of(self._root[0])
         self.weights = weights_by_name(weights, forwards.names)
         # Given in order of depth, they follow the heads if the first batch shows another order.
@@ -112,12 +112,12 @@ class ShortcutLoss(nn.Module):
         self._oversight = Oversight(forwards)
         self._activation: Callable[[Tensor], Tensor] | None = None
         self._activation_known = False
-        if price is True:
-            price = SpikePrice(self._root[0], neuron_types=forwards.neuron_types)
-        self.price = price or None
         self._coefficients = Coefficients(self.weights)
         self.schedule = schedule
         self._be_ready(next(self._root[0].parameters(), torch.empty(0)))
+        if price is True:  # last, as it puts hooks on, which an error above must not leave behind
+            price = SpikePrice(self._root[0], neuron_types=forwards.neuron_types)
+        self.price = price or None
         forwards.per_step = per_step
 
     @property
@@ -127,6 +127,7 @@ class ShortcutLoss(nn.Module):
 
     @schedule.setter
     def schedule(self, schedule: ShortcutSchedule) -> None:
+        arguments.check_schedule(schedule, self.combine)
         schedule.add_reader(self._coefficients)
         before = self.__dict__.get("_schedule")
         if before not in (None, schedule):
@@ -185,7 +186,7 @@ class ShortcutLoss(nn.Module):
 
     def _plain(self, output: Tensor, target: Any) -> Tensor:
         """The criterion alone, for validation and for outputs without gradients."""
-        check_shapes(output, target, self.criterion, self.per_step)
+        arguments.check_shapes(output, target, self.criterion, self.per_step)
         total = main = self._task_loss(output, target)
         self.parts = {"total": total.detach(), "main": main.detach()}
         root = self._root[0]
@@ -196,7 +197,7 @@ class ShortcutLoss(nn.Module):
 
     def _heads(self, output: Tensor, target: Any) -> dict[str, Tensor] | None:
         """The heads' logits behind an output, seen to and marked as used; ``None`` for none."""
-        check_shapes(output, target, self.criterion, self.per_step)
+        arguments.check_shapes(output, target, self.criterion, self.per_step)
         root = self._root[0]
         forwards = forwards_of(find_wrapped(root))  # which its heads may have been taken from
         if forwards.last is None or len(forwards.last.logits) < len(forwards.names):
@@ -227,7 +228,7 @@ class ShortcutLoss(nn.Module):
             self._check_still_fits(forwards.names, forwards.per_step)
             heads = compiled.heads_of_this_trace(output, forwards)
             if heads is not None:
-                check_shapes(output, target, self.criterion, self.per_step)
+                arguments.check_shapes(output, target, self.criterion, self.per_step)
                 forwards.used = True
                 return heads
         found: dict[str, Tensor] | None = compiled.outside_of_the_graph(
@@ -331,7 +332,7 @@ class ShortcutLoss(nn.Module):
 
     def _check_still_fits(self, names: list[str], per_step: bool) -> None:
         """A model may be wrapped anew, or get another loss, after this loss was made."""
-        check_made_for(self.weights, names, self.per_step, per_step)
+        arguments.check_made_for(self.weights, names, self.per_step, per_step)
         if list(self.weights) != names:
             values = self._in_order
             if values is None:

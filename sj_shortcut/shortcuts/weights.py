@@ -116,8 +116,8 @@ def only_weighed(weight: float | Tensor, value: Tensor) -> Tensor:
 
 
 def _sent(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
-    # From pinned memory, so as not to wait for the device.
-    numbers = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
+    # From pinned memory, so as not to wait for the device; on the CPU whatever the default is.
+    numbers = torch.tensor(values, dtype=dtype, device="cpu", pin_memory=device.type == "cuda")
     return numbers.to(device, non_blocking=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from sj_shortcut.neurons import forget_reset_cache, has_memory, is_spiking_neuron, set_backend
@@ -131,7 +132,7 @@ def wrap_with_shortcuts(
     likeness = Likeness(model, neuron_types)
     if grid is None:
         grid = default_grid(model, chosen, classes)
-    with untouched_rng():
+    with torch.inference_mode(False), untouched_rng():  # parameters of inference never train
         taps = [
             _Tap(model, point, head or _default_head(point, grid), classes, forwards, likeness)
             for point in chosen

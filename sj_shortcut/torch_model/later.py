@@ -31,7 +31,7 @@ class Later:
         if torch.cuda.is_current_stream_capturing():
             self._value = None
             return
-        self._value = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+        self._value = torch.empty(value.shape, dtype=value.dtype, device="cpu", pin_memory=True)
         self._value.copy_(value.detach(), non_blocking=True)
         self._event = torch.cuda.Event()
         self._event.record(torch.cuda.current_stream(value.device))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sj_shortcut import (
     ConstantSchedule,
     EvolutionarySchedule,
+    HandoverSchedule,
     ShortcutHead,
     ShortcutLoss,
     ShortcutSchedule,
@@ -1016,6 +1017,18 @@ def test_a_schedule_that_gives_what_weighs_nothing_says_why(schedule, error, tex
         criterion.schedule = schedule
 
     refuse(another, error, text)
+    assert criterion.schedule is before
+    assert criterion(model(images()).mean(0), labels()).isfinite()
+
+
+@pytest.mark.parametrize("schedule", [0.5, None, HandoverSchedule, HandoverSchedule()])
+def test_another_schedule_is_checked_as_the_first_one_is(schedule):
+    model = wrapped()
+    criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), combine="logits")
+    before = criterion.schedule
+    error = ValueError if isinstance(schedule, HandoverSchedule) else TypeError
+    with pytest.raises(error, match="schedule must be|compares the losses of the heads"):
+        criterion.schedule = schedule
     assert criterion.schedule is before
     assert criterion(model(images()).mean(0), labels()).isfinite()
 

@@ -929,6 +929,35 @@ def test_handover_waits_for_nothing_where_heads_vary_from_batch_to_batch(monkeyp
 # Surgery
 
 
+@pytest.mark.parametrize("example", [False, True])
+def test_wrapping_inside_inference_mode(example):
+    model, x = Net(), images()
+    with torch.inference_mode():
+        listed = shortcut_points(model, images() if example else None)
+        wrap_with_shortcuts(model, example_input=images() if example else None)
+    assert len(listed) == len(shortcut_points(Net(), x if example else None))
+    assert shortcut_branches(model).keys() == shortcut_branches(wrap_with_shortcuts(Net())).keys()
+    ShortcutLoss(model, CE)(model(x).mean(0), Y).backward()
+    assert all(p.grad is not None for p in shortcut_parameters(model))
+
+
+@pytest.mark.parametrize("price", [False, True])
+def test_a_default_device_is_not_where_small_numbers_go(price):
+    """As after torch.set_default_device("cuda"): pinned memory is to be had on the CPU alone."""
+    expected = None
+    for default in (None, torch.device("meta")):
+        torch.manual_seed(0)
+        model, x = wrap_with_shortcuts(Net()), images()
+        with torch.device("cpu") if default is None else default:
+            loss = ShortcutLoss(model, CE, EvolutionarySchedule(4), price=price)
+            first = loss(model(x).mean(0), Y)
+            functional.reset_net(model)
+            loss.schedule.step()
+            values = first, loss(model(x).mean(0), Y)
+        expected = expected or values
+    assert all(map(torch.equal, values, expected))
+
+
 def test_a_replaced_neuron_is_told():
     model = wrapped()
     model.layer1[1] = neuron.LIFNode(step_mode="m")

@@ -103,6 +103,18 @@ def test_it_steps_the_schedule_and_changes_no_weight(tmp_path):
     assert not any(inner._forward_pre_hooks for inner in module.net.fc.modules())
 
 
+def test_losses_of_each_sample_are_logged_as_their_means(tmp_path):
+    class Weighed(Module):
+        def training_step(self, batch, index):
+            return super().training_step(batch, index).mean()
+
+    module = Weighed(wrapped())
+    module.criterion.criterion = nn.CrossEntropyLoss(reduction="none")
+    trainer = fit(module, tmp_path, ShortcutCallback())
+    mean = module.criterion.parts["total"].mean().item()
+    assert trainer.logged_metrics["loss/total"].item() == pytest.approx(mean)
+
+
 def test_a_schedule_that_is_stepped_elsewhere_is_left_alone():
     module = Module(wrapped())
     ShortcutCallback(step_schedule=False).on_train_epoch_end(None, module)

@@ -1,12 +1,22 @@
 """A loop of one's own, logged: what is written, when, and that training stays what it was."""
 
+import random
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from spikingjelly.activation_based import functional
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
-from sj_shortcut import EvolutionarySchedule, ShortcutLogger, ShortcutLoss, wrap_with_shortcuts
+from sj_shortcut import (
+    EvolutionarySchedule,
+    ShortcutLogger,
+    ShortcutLoss,
+    ShortcutWarning,
+    wrap_with_shortcuts,
+)
 from tests.nets.small import CLASSES, Net, images, labels
 from tests.refusals import refused
 
@@ -97,6 +107,35 @@ def test_a_look_tells_accuracies_and_coherence(tmp_path):
     assert coherent == pytest.approx([1.0] * len(coherent))
 
 
+def test_looking_at_a_loader_leaves_random_numbers_alone():
+    class Noisy(Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return images() + torch.rand(1) + random.random() + np.random.rand(), labels()
+
+    model, criterion = setting()
+    loader = DataLoader(Noisy(), batch_size=None, shuffle=True)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    with ShortcutLogger(model, criterion, lambda values, step: None) as logger:
+        logger.look(loader)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
+
+
+def test_a_step_in_eval_mode_is_told_once():
+    model, criterion = setting()
+    with ShortcutLogger(model, criterion, lambda values, step: None, every=1) as logger:
+        train(model, criterion, logger, steps=1)
+        model.eval()
+        with torch.no_grad():
+            criterion(model(images()).mean(0), labels())
+        with pytest.warns(ShortcutWarning, match=r"step\(\) of ShortcutLogger .* eval mode"):
+            logger.step()
+        logger.step()
+
+
 def test_without_layers_there_are_losses_only(tmp_path):
     model, criterion = setting()
     names = set()
@@ -121,6 +160,9 @@ def test_wrong_arguments_are_refused_and_leave_no_file(tmp_path):
         ShortcutLogger(Net(), criterion, tmp_path / "a")
     with refused(TypeError, "criterion must be a ShortcutLoss, got CrossEntropyLoss."):
         ShortcutLogger(model, nn.CrossEntropyLoss(), tmp_path / "a")
+    with refused(ValueError, "criterion is a ShortcutLoss of another model (or of a copy): pass "
+                 "the one that this model trains with."):  # fmt: skip
+        ShortcutLogger(model, setting()[1], tmp_path / "a")
     with refused(ValueError, "there is nothing to write to: name a folder, such as 'runs/first'."):
         ShortcutLogger(model, criterion)
     with refused(ValueError, "start must be the number of a step, 0 or more, got -1."):

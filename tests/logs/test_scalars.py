@@ -21,6 +21,15 @@ def test_weights_multiply_lambda():
     assert torch.isclose(torch.tensor(sum(parts)), total.detach())
 
 
+def test_losses_of_each_sample_are_logged_as_their_means():
+    model = wrap_with_shortcuts(Net())
+    criterion = ShortcutLoss(model, nn.CrossEntropyLoss(reduction="none"), price=True)
+    total = criterion(model(images()).mean(0), labels())
+    scalars = shortcut_scalars(model, criterion)
+    assert total.ndim == 1 and scalars["loss/total"] == total.mean().item()
+    assert scalars["loss/layer1.1"] == criterion.parts["layer1.1"].mean().item()
+
+
 def test_what_is_missing_is_left_out():
     frame = pd.DataFrame({"layer": ["a", "b"], "coherence": [float("nan"), 0.5]})
     assert layer_scalars(frame, ["coherence"]) == {"coherence/b": 0.5}

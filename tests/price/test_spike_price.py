@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sj_shortcut import (
     ShortcutLoss,
+    ShortcutSchedule,
     ShortcutWarning,
     SpikePrice,
     gradient_flow,
@@ -80,6 +81,17 @@ def test_one_target_for_all() -> None:
     assert price.targets == pytest.approx(dict.fromkeys(LAYERS, 0.1))
     want = price_by_hand(rates_by_hand(model, x), dict.fromkeys(LAYERS, 0.1))
     assert float(found) == pytest.approx(float(want)) and float(found) > 0
+
+
+def test_a_target_that_is_changed_counts_from_the_next_batch_on() -> None:
+    model, (x, _) = net(), batch()
+    price = SpikePrice(model)
+    assert float(priced(model, price, x)) == pytest.approx(0, abs=1e-9)
+    for name, value in (("factor", 0.5), ("rate", 0.1)):
+        setattr(price, name, value)
+        found, targets = priced(model, price, x), price.targets
+        assert targets is not None and float(found) > 1e-3
+        assert float(found) == pytest.approx(float(price_by_hand(rates_by_hand(model, x), targets)))
 
 
 @pytest.mark.filterwarnings("ignore:.*dead channels")
@@ -319,6 +331,23 @@ def test_a_layer_that_is_left_out_costs_nothing() -> None:
     assert float(found) == pytest.approx(SHARES["layer1.1"] / WHOLE * excess)
 
 
+@pytest.mark.parametrize("replaced", [LAYERS[1:2], LAYERS], ids=["one", "all"])
+@pytest.mark.parametrize("mode", ["m", "s"])
+def test_a_layer_that_is_replaced_is_told_and_the_advice_works(replaced, mode) -> None:
+    model, (x, _) = net(mode), batch()
+    price = SpikePrice(model, rate=0.1)
+    for name in replaced:
+        model.set_submodule(name, neuron.IFNode(step_mode=mode))
+    with pytest.warns(ShortcutWarning, match=f"'{replaced[0]}' was replaced after the price"):
+        assert priced(model, price, x, mode).isfinite()
+    remove_price(model)
+    price = SpikePrice(model, rate=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        priced(model, price, x, mode)
+    assert price.rates[replaced[0]] > 0
+
+
 def test_its_state_goes_on_where_it_was() -> None:
     model, (x, y) = wrap_with_shortcuts(net()), batch()
     criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), price=True)
@@ -384,6 +413,19 @@ def test_it_goes_with_the_heads_or_by_itself() -> None:
     remove_shortcuts(wrap_with_shortcuts(model))
     assert hooks_on(model) == hooks_on(net())
     remove_price(model)
+
+
+def test_a_loss_that_is_refused_leaves_no_price_behind() -> None:
+    class Negative(ShortcutSchedule):
+        def __call__(self, epoch: float) -> float:
+            return -1.0
+
+    model = wrap_with_shortcuts(net())
+    before = hooks_on(model)
+    with pytest.raises(ValueError, match="must be finite and at least 0"):
+        ShortcutLoss(model, nn.CrossEntropyLoss(), Negative(), price=True)
+    assert hooks_on(model) == before
+    ShortcutLoss(model, nn.CrossEntropyLoss(), price=True)
 
 
 def test_what_is_refused() -> None:

@@ -422,6 +422,20 @@ class FeatureFirst(Net):
         return feature, self.fc(feature)
 
 
+class FeaturesOfAllSteps(nn.Module):
+    """Gives the features of all time steps, gathered beside the way to the logits, and these."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.Sequential(conv(3, 8, 1, "s"), conv(8, 16, 2, "s"), conv(16, 16, 1, "s"))
+        self.fc = nn.Linear(16, K)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = [self.b(x).mean((2, 3)) for _ in range(T)]
+        logits = [self.fc(feature) for feature in features]
+        return {"features": torch.stack(features, 1), "logits": torch.stack(logits, 1).mean(1)}
+
+
 class HelperInTraining(Net):
     """Gives the logits of a helper in front, in training mode only."""
 
@@ -518,6 +532,13 @@ WRITTEN = {
         {"b.0.2": 8, "b.1.2": 16},
         run=second,
         batch=1,
+    ),
+    "features of all time steps first": Written(
+        FeaturesOfAllSteps,
+        IMAGE,
+        {"b.0.2": 8},
+        read=one_step,
+        run=lambda model, x: model(x)["logits"],
     ),
     "a helper in training": Written(HelperInTraining, EVENTS, {"b.0.2": 8}, run=second, batch=1),
 }

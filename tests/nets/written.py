@@ -401,6 +401,14 @@ class Words(nn.Module):
         return self.fc(x.mean((0, 2)))
 
 
+class Views(Net):
+    """Runs an image and its mirror image as one batch, and averages their logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat([x, x.flip(-1)], 1)
+        return super().forward(both).unflatten(0, (2, -1)).mean(0)
+
+
 class CriticFirst(Net):
     """Gives a value, of a branch of its own, before the logits."""
 
@@ -525,6 +533,13 @@ WRITTEN = {
         needs_example=True,
     ),
     "text": Written(Words, lambda: (torch.randint(0, 50, (N, 11)),), {"b.0.1": 16}, read=tokens),
+    "two views in one batch": Written(
+        lambda: Views(conv(3, 8), conv(8, 16, 2), conv(16, 32, 2)),
+        EVENTS,
+        {"b.0.2": 8, "b.1.2": 16},
+        read=lambda feature: feature.unflatten(1, (2, -1)).mean((0, 1)),
+        batch=1,
+    ),
     "a critic's value first": Written(CriticFirst, EVENTS, {"b.0.2": 8}, run=second, batch=1),
     "the feature first": Written(
         lambda: FeatureFirst(conv(3, 8), conv(8, 16, 2), conv(16, 32, 2)),

@@ -220,7 +220,7 @@ class _Feature:
             return None
         # Where rows hold samples and steps, time can look like a batch: not if it is known as time.
         for batch, folded, time_first in sorted(self._batches(), key=self._is_time):
-            time = None if folded else self._time(batch)
+            time = self._time_beside(batch) if folded else self._time(batch)
             left = [a for a in range(len(self.shape)) if a not in (batch, time)]
             if not left or (not self.time.known and self.sight is self.near):
                 continue
@@ -254,6 +254,14 @@ class _Feature:
             elif max(one) < steps and min(other) >= size - steps:
                 found.append((axis, steps, False))
         return found
+
+    def _time_beside(self, batch: int) -> int | None:
+        """The time axis where what is folded into the batch is not time, but views or windows."""
+        axis, near = self.time.axis, self.near
+        if axis is None or axis == batch or self.time.folded or near is None:
+            return None
+        alike = len(self.shape) == len(near.shape or ()) and self.shape[axis] == self.time.steps
+        return axis if alike else None
 
     def _time(self, batch: int) -> int | None:
         """The time axis, by the spiking layer at hand."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +27,19 @@ def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def main_output(outputs: Sequence[Tensor], num_classes: int | None) -> int | None:
+def main_output(
+    outputs: Sequence[Tensor], num_classes: int | None, layers: Sequence[AbstractSet[str]] = ()
+) -> int | None:
     """Which of a model's outputs the loss will be given, as far as can be seen.
 
     The first that can be logits: ``[N, K]`` or with time, of the right width where K is known, and
     else of more than one class, which a critic's value has not, and of no further use to other
     such outputs, which the classifier's feature is.
+
+    Args:
+        outputs: The tensors of the output.
+        num_classes: Class count, where known.
+        layers: For each of them, the layers with weights that it depends on, where known.
     """
     bare = [without_ones(tuple(output.shape)) for output in outputs]
     fits = [i for i, shape in enumerate(bare) if len(shape) in (2, 3)]
@@ -41,7 +49,12 @@ def main_output(outputs: Sequence[Tensor], num_classes: int | None) -> int | Non
     wide = [i for i in fits if bare[i][-1] > 1 and not value[i]]
 
     def feeds_another(i: int) -> bool:
-        return any(_feeds(outputs[i], outputs[j]) for j in wide if bare[i] != bare[j])
+        return any(is_before(i, j) for j in wide if bare[i] != bare[j])
+
+    def is_before(i: int, j: int) -> bool:
+        # Features gathered over a loop lead nowhere, but the logits have all their layers.
+        less = bool(layers and layers[i]) and layers[i] < layers[j]
+        return less or _feeds(outputs[i], outputs[j])
 
     ends = [i for i in wide if not feeds_another(i)]
     return next(iter(exact or ends or wide or fits), 0 if outputs else None)

@@ -78,8 +78,14 @@ class Layout:
                 raise ValueError(f"{rows} rows do not hold {self.folded} time steps each")
             split = (self.folded, -1) if self.time_first else (-1, self.folded)
             x = x.unflatten(batch, split)
-            time, batch = (batch, batch + 1) if self.time_first else (batch + 1, batch)
+            folded, batch = (batch, batch + 1) if self.time_first else (batch + 1, batch)
             channel += channel > self.batch
+            if time is None:
+                time = folded
+            else:  # views or windows of every time step: they count as steps
+                time += time > self.batch
+                rest = [a for a in range(x.ndim) if a not in (time, folded, batch, channel)]
+                return x.permute(time, folded, batch, channel, *rest).flatten(0, 1)
         order = [axis for axis in (time, batch, channel) if axis is not None]
         return x.permute(*order, *(axis for axis in range(x.ndim) if axis not in order))
 

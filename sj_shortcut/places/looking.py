@@ -107,7 +107,9 @@ def look_at(
         seen = run_pass(model, args, kwargs, is_neuron, names)
         times = read_times(seen, is_neuron)
         outputs = _outputs(seen, times)
-        main = main_output(outputs, num_classes)
+        several = outputs if len(outputs) > 1 else []
+        layers = [reached(seen, output).intersection(seen.weights) for output in several]
+        main = main_output(outputs, num_classes, layers)
         axes = OutputAxes(None) if main is None else read_output(seen, outputs[main], times)
         wanted = [name for name in names if name in seen.sights and seen.sights[name].shape]
         if main is not None and not all(any(axes.first.get(n, ())) for n in wanted):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sj_shortcut.neurons import step_mode_of
+from sj_shortcut.neurons import is_spiking_neuron, step_mode_of
 from sj_shortcut.neurons.calls import known_step_mode
 from sj_shortcut.torch_model import first_tensor, preserved
 
@@ -58,7 +58,7 @@ def time_axis(
     if mode is not None:
         return TimeAxis(0, shape[0]) if mode == "m" else TimeAxis()
     try:
-        found = _conclude(_Alone(neuron, args, kwargs), shape)
+        found = _conclude(_Alone(neuron, args, kwargs), shape, _has_weights(neuron))
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
         return TimeAxis(known=False)
     if found.known and found.axis is None and step_mode_of(neuron) == "m":
@@ -141,7 +141,12 @@ def _join(known: list[set[int]], more: list[set[int]]) -> None:
         old |= new
 
 
-def _conclude(seen: _Alone, shape: tuple[int, ...]) -> TimeAxis:
+def _has_weights(neuron: nn.Module) -> bool:
+    """Whether it may weigh its neurons for each other; SpikingJelly's weigh time steps only."""
+    return not is_spiking_neuron(neuron) and any(w.ndim > 1 for w in neuron.parameters())
+
+
+def _conclude(seen: _Alone, shape: tuple[int, ...], weighs: bool) -> TimeAxis:
     if not any(map(len, (*seen.forward, *seen.back))):
         return TimeAxis(known=False)
     wide = [a for a in range(len(shape)) if max(len(seen.forward[a]), len(seen.back[a])) > 1]
@@ -153,6 +158,11 @@ def _conclude(seen: _Alone, shape: tuple[int, ...]) -> TimeAxis:
         return TimeAxis()
     axis = wide[0]
     size = shape[axis]
+    if axis and not seen.late[axis] <= {size - 1}:  # what comes last reaches those before it
+        if len(shape) == 2:  # batch and channels, of neurons that are connected to each other
+            return TimeAxis()
+        if weighs:  # from neuron to neuron, or from one time step to others
+            return TimeAxis(known=False)
     ahead, behind = seen.forward[axis] | {0}, {size - 1 - i for i in seen.back[axis]}
     stride = math.gcd(*ahead, *behind)
     if stride > 1 and size % stride == 0:

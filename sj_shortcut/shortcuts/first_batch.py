@@ -35,7 +35,7 @@ def look_if_needed(
         RuntimeError: If a tapped module has no one depth, or does not lead to the output.
         ValueError: If a head cannot be right for another reason.
     """
-    kind = kind_of_input(args, kwargs, forwards.step_mode)
+    kind = _kind(args, kwargs, forwards)
     if kind == forwards.looked_at:
         return
     if any(is_sharded(module) for module in model.modules()):
@@ -71,7 +71,7 @@ def look_if_needed(
     layouts = [forwards.layouts.get(name) for name in forwards.names]
     # With several processes one look must do: all have to run the model equally often.
     if is_distributed() or all(layout is not None and layout.sure for layout in layouts):
-        forwards.looked_at = kind
+        forwards.looked_at = _kind(args, kwargs, forwards)
     else:
         forwards.unclear.append(sizes)
 
@@ -82,6 +82,15 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 
 def _with_gradients(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
+
+
+def _kind(args: tuple[Any, ...], kwargs: Mapping[str, Any], forwards: Forwards) -> Any:
+    """The kind of an input, with its sizes where they tell how many time steps are folded."""
+    kind = kind_of_input(args, kwargs, forwards.step_mode)
+    folded = any(layout is not None and layout.folded for layout in forwards.layouts.values())
+    if not folded or is_distributed():
+        return kind
+    return kind, [tuple(tensor.shape) for tensor in tensors_in((args, dict(kwargs)))]
 
 
 def kind_of_input(args: tuple[Any, ...], kwargs: Mapping[str, Any], step_mode: str) -> Any:

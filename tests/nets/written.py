@@ -401,6 +401,14 @@ class Words(nn.Module):
         return self.fc(x.mean((0, 2)))
 
 
+class Views(Net):
+    """Runs an image and its mirror image as one batch, and averages their logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat([x, x.flip(-1)], 1)
+        return super().forward(both).unflatten(0, (2, -1)).mean(0)
+
+
 class CriticFirst(Net):
     """Gives a value, of a branch of its own, before the logits."""
 
@@ -420,6 +428,20 @@ class FeatureFirst(Net):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         feature = self.features(x).mean((0, 3, 4))
         return feature, self.fc(feature)
+
+
+class FeaturesOfAllSteps(nn.Module):
+    """Gives the features of all time steps, gathered beside the way to the logits, and these."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.Sequential(conv(3, 8, 1, "s"), conv(8, 16, 2, "s"), conv(16, 16, 1, "s"))
+        self.fc = nn.Linear(16, K)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = [self.b(x).mean((2, 3)) for _ in range(T)]
+        logits = [self.fc(feature) for feature in features]
+        return {"features": torch.stack(features, 1), "logits": torch.stack(logits, 1).mean(1)}
 
 
 class HelperInTraining(Net):
@@ -511,6 +533,13 @@ WRITTEN = {
         needs_example=True,
     ),
     "text": Written(Words, lambda: (torch.randint(0, 50, (N, 11)),), {"b.0.1": 16}, read=tokens),
+    "two views in one batch": Written(
+        lambda: Views(conv(3, 8), conv(8, 16, 2), conv(16, 32, 2)),
+        EVENTS,
+        {"b.0.2": 8, "b.1.2": 16},
+        read=lambda feature: feature.unflatten(1, (2, -1)).mean((0, 1)),
+        batch=1,
+    ),
     "a critic's value first": Written(CriticFirst, EVENTS, {"b.0.2": 8}, run=second, batch=1),
     "the feature first": Written(
         lambda: FeatureFirst(conv(3, 8), conv(8, 16, 2), conv(16, 32, 2)),
@@ -518,6 +547,13 @@ WRITTEN = {
         {"b.0.2": 8, "b.1.2": 16},
         run=second,
         batch=1,
+    ),
+    "features of all time steps first": Written(
+        FeaturesOfAllSteps,
+        IMAGE,
+        {"b.0.2": 8},
+        read=one_step,
+        run=lambda model, x: model(x)["logits"],
     ),
     "a helper in training": Written(HelperInTraining, EVENTS, {"b.0.2": 8}, run=second, batch=1),
 }

@@ -1,9 +1,10 @@
 """The axes of features and outputs, told by where gradients arrive."""
 
+import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from spikingjelly.activation_based import functional, layer
+from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 
 from sj_shortcut.neurons import is_spiking_neuron
@@ -153,3 +154,28 @@ def test_time_before_the_first_spiking_layer_is_as_that_has_it():
     torch.manual_seed(0)
     _, layouts, _ = look(Around(), 4 * torch.rand(2, 2, 8), ["block"])
     assert layouts["block"] is not None and layouts["block"].has_time
+
+
+class Windows(nn.Module):
+    """Cuts positions into windows, which are rows beside or between the samples."""
+
+    def __init__(self, windows: int, slow: bool) -> None:
+        super().__init__()
+        self.windows, self.slow = windows, slow
+        self.fc, self.spike = nn.Linear(2, 5), neuron.LIFNode(step_mode="m")
+
+    def forward(self, x: Tensor) -> Tensor:
+        cut = x.unflatten(2, (self.windows, -1))
+        rows = cut.transpose(1, 2) if self.slow else cut
+        return (
+            self.spike(self.fc(rows.flatten(1, 2)))
+            .unflatten(1, rows.shape[1:3])
+            .mean((0, 3, 1 if self.slow else 2))
+        )
+
+
+@pytest.mark.parametrize(("slow", "due"), [(True, "T(4N)LC"), (False, "T(N4)LC")])
+def test_time_is_seen_beside_windows_that_are_folded_into_the_batch(slow, due):
+    torch.manual_seed(0)
+    _, layouts, _ = look(Windows(4, slow), 4 * torch.rand(3, 2, 24, 2), ["spike"])
+    assert str(layouts["spike"]) == due

@@ -34,6 +34,13 @@ def test_the_output_that_can_be_logits(shapes, classes, main):
     assert main_output([torch.zeros(shape) for shape in shapes], classes) == main
 
 
+def test_an_output_of_all_layers_of_another_and_more_comes_after_it():
+    features, logits = torch.zeros(5, 64), torch.zeros(5, 10)
+    assert main_output([features, logits], None, [{"f"}, {"f", "fc"}]) == 1
+    assert main_output([features, logits], None, [{"f", "aux"}, {"f", "fc"}]) == 0
+    assert main_output([logits, features], None, [{"f", "fc"}, {"f"}]) == 0
+
+
 @pytest.mark.parametrize(
     ("shape", "positions", "says"),
     [

@@ -44,6 +44,18 @@ def test_folded_time_is_unfolded_in_its_own_order():
         parse_layout("(4N)C", 2).arrange(rows)
 
 
+@pytest.mark.parametrize("slow", [True, False])
+def test_views_folded_beside_time_count_as_steps(slow):
+    views = 5
+    rows = torch.arange(T * views * N * C).reshape(T, views * N, C)
+    split = (views, N) if slow else (N, views)
+    due = rows.unflatten(1, split).permute(0, 1 if slow else 2, 2 if slow else 1, 3)
+    arranged = Layout(3, batch=1, channel=2, time=0, folded=views, time_first=slow).arrange(rows)
+    assert torch.equal(arranged, due.reshape(T * views, N, C))
+    turned = Layout(3, batch=0, channel=2, time=1, folded=views, time_first=slow)
+    assert torch.equal(turned.arrange(rows.transpose(0, 1)), arranged)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "TC", "NNC", "TN", "TTNC", "tnc", "(TT)C", "(N)C", "(0N)C", "T(TN)C", "NC..", "(TN)TC"],

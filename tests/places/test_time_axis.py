@@ -74,6 +74,57 @@ def test_a_network_of_neurons_without_memory_has_time():
     assert {str(layout) for layout in forwards_of(model).layouts.values()} == {"TNC"}
 
 
+class Recurrent(nn.Module):
+    """One time step of a layer with weights among its own neurons."""
+
+    def __init__(self, weights: nn.Module) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        return spikes(x + self.weights(spikes(x)) - 0.5)
+
+
+class OwnParallel(nn.Module):
+    """All time steps at once, each weighed for every other, as PSN does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Linear(T, T)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return spikes(self.weights(x.movedim(0, -1)).movedim(-1, 0) - 0.5)
+
+
+def test_weights_among_the_neurons_of_one_step_are_no_time():
+    torch.manual_seed(0)
+    assert time_axis(Recurrent(nn.Linear(C, C)), (torch.rand(N, C),), {}, (N, C)) == TimeAxis()
+
+
+@pytest.mark.parametrize(
+    ("weights", "shape"), [(nn.Linear(C, C), (N, 7, C)), (nn.Conv2d(C, C, 1), (N, C, 6, 6))]
+)
+def test_where_weights_among_neurons_could_be_those_of_time_it_is_not_known(weights, shape):
+    torch.manual_seed(0)
+    assert not time_axis(Recurrent(weights), (torch.rand(shape),), {}, shape).known
+
+
+def test_time_whose_steps_are_weighed_for_each_other_is_seen_on_the_first_axis():
+    torch.manual_seed(0)
+    assert time_axis(OwnParallel(), (torch.rand(T, N, C),), {}, (T, N, C)) == TimeAxis(0, T)
+
+
+@pytest.mark.skipif(not hasattr(neuron, "PSN"), reason="SpikingJelly 2.0.0 only")
+def test_weights_of_a_parallel_neuron_are_those_of_time():
+    class BatchFirst(neuron.PSN):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.transpose(0, 1)).transpose(0, 1)
+
+    torch.manual_seed(0)
+    psn = BatchFirst(T)
+    assert time_axis(psn, (torch.rand(N, T, C),), {}, (N, T, C)) == TimeAxis(1, T)
+
+
 def test_what_cannot_be_run_alone_is_not_known():
     class Fails(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

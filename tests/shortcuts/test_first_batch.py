@@ -236,3 +236,43 @@ def test_a_first_batch_that_leaves_out_every_head_has_the_plain_loss():
         criterion(output, y).backward()
         functional.reset_net(model)
         assert list(criterion.parts) == ["total", *names]
+
+
+class FoldedBlock(nn.Module):
+    """Takes and gives rows ``n * T + t``, for a number of samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.spike = nn.Linear(8, 8), lif()
+
+    def forward(self, rows: Tensor, samples: int) -> Tensor:
+        steps = self.linear(rows).unflatten(0, (samples, -1)).transpose(0, 1)
+        spikes: Tensor = self.spike(steps)
+        return spikes.transpose(0, 1).flatten(0, 1)
+
+
+class FoldedClips(nn.Module):
+    """Classifies clips ``[N, T, 8]`` of any length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(FoldedBlock() for _ in range(4))
+        self.fc = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, 1)
+        for block in self.blocks:
+            rows = block(rows, len(x))
+        logits: Tensor = self.fc(rows.unflatten(0, (len(x), -1)).mean(1))
+        return logits
+
+
+def test_folded_time_may_be_longer_in_another_batch():
+    torch.manual_seed(0)
+    model = wrap_with_shortcuts(FoldedClips(), at=["blocks.1"])
+    criterion = ShortcutLoss(model, nn.CrossEntropyLoss())
+    for samples, steps in ((N, 3), (N, 6), (N + 1, 4), (N, 3)):
+        criterion(model(4 * torch.rand(samples, steps, 8)), torch.arange(samples)).backward()
+        assert str(forwards_of(model).layouts["blocks.1"]) == f"(N{steps})C"
+        assert {tuple(v.shape) for v in shortcut_logits(model).values()} == {(samples, CLASSES)}
+        functional.reset_net(model)

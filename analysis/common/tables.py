@@ -97,35 +97,46 @@ def execute(
         work: Cost of a run in any unit, by which progress is counted.
         describe: What the progress bar says of a finished run, given its row.
         hours: After these, no further run is started.
-        whole: Nor one that would not be finished by then, by the pace so far. Of one process only.
+        whole: Nor one that would not be finished by then, by the pace so far.
     """
     if not todo:
         return
     end = math.inf if hours is None else time.monotonic() + 3600 * hours
     bar = tqdm(total=sum(map(work, todo)), unit="layer·epoch", dynamic_ncols=True)
     bar.set_postfix_str("the first run is under way")
-    waiting = _in_time(todo, work, end, whole)
+    pace = _Pace(workers) if whole else None
+    waiting = _in_time(todo, work, end, pace)
     # One process needs no other, which would outlive it if it were killed.
     finished = _here(waiting, train) if workers == 1 else _in_processes(waiting, train, workers)
     with closing(bar), closing(finished):
         for run, rows in finished:
             tables.add(rows)
+            if pace is not None:
+                pace.finished += work(run)
             bar.update(work(run))
             bar.set_postfix_str(describe(run, rows[tables.names[-1]]))
 
 
+class _Pace:
+    """How long a unit of work takes a process, by what is finished; nothing before that."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers, self.finished, self.began = workers, 0.0, time.monotonic()
+
+    def seconds(self) -> float:
+        elapsed = time.monotonic() - self.began
+        return self.workers * elapsed / self.finished if self.finished else 0.0
+
+
 def _in_time(
-    todo: Iterable[Run], work: Callable[[Run], float], end: float, whole: bool
+    todo: Iterable[Run], work: Callable[[Run], float], end: float, pace: _Pace | None
 ) -> Iterator[Run]:
     """The runs until it is too late for another; the first is never too late."""
-    began, done = time.monotonic(), 0.0
-    for run in todo:
-        now = time.monotonic()
-        expected = work(run) * (now - began) / done if whole and done else 0.0
-        if done and now + expected >= end:
+    for i, run in enumerate(todo):
+        expected = work(run) * pace.seconds() if pace else 0.0
+        if i and time.monotonic() + expected >= end:
             return
         yield run
-        done += work(run)
 
 
 def _here(waiting: Iterable[Run], train: Train[Run]) -> Generator[Finished[Run], None, None]:

@@ -11,7 +11,8 @@ is not run again; figure and RESULTS.md are drawn from all of it.
     python -m analysis.paper --repeat KEY    do a finished run again, and compare
     python -m analysis.paper --quick --out D everything in small, on digits, in a minute
     python -m analysis.paper --device cuda --minutes 10
-                                             at full width and in mixed precision, on a card
+                                             at full width and in mixed precision, on a card;
+                                             --workers 6 fills one that waits for launches
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -29,13 +31,11 @@ from analysis.common.tables import Tables, execute, write
 from analysis.paper.figures import draw_all
 from analysis.paper.plan import NAMES, Run, plan, quick_plan
 from analysis.paper.report import write_page
-from analysis.paper.run import train, train_on
+from analysis.paper.run import FULL_WIDTH_TABLES, TABLES, train, train_at_full_width
 
 __all__ = ["main"]
 
 RESULTS = Path(__file__).resolve().parent / "results"
-TABLES = ("history", "runs")
-FULL_WIDTH_TABLES = ("full_width_history", "full_width_runs")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.report:
         if args.device:
             wide = planned(args.width, amp=True)
-            fill_full_width(wide, full_width, torch.device(args.device), args.minutes)
+            fill_full_width(wide, full_width, args)
         else:
             fill(runs, tables, args.workers, args.hours)
     if len(tables["runs"]) or len(full_width["full_width_runs"]):
@@ -67,7 +67,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--hours", type=float, metavar="H", help="start no training after that many hours")
-    add("--workers", type=int, default=1, help="processes of one thread each (default 1)")
+    add("--workers", type=int, default=1, help="processes at once (default 1)")
     add("--out", type=Path, default=RESULTS, help="folder of tables, figures and RESULTS.md")
     add("--report", action="store_true", help="train nothing; draw figures and page")
     add("--repeat", metavar="KEY", help="do the run of this key in runs.csv again")
@@ -95,19 +95,13 @@ def fill(runs: Sequence[Run], tables: Tables, workers: int, hours: float | None)
     execute(todo, train, tables, workers, lambda run: run.work, describe, hours)
 
 
-def fill_full_width(
-    runs: Sequence[Run], tables: Tables, device: torch.device, minutes: float | None
-) -> None:
+def fill_full_width(runs: Sequence[Run], tables: Tables, args: argparse.Namespace) -> None:
     """The same on one device, as far as the minutes reach."""
     name = FULL_WIDTH_TABLES[-1]
-
-    def train_there(run: Run) -> dict[str, pd.DataFrame]:
-        rows = train_on(run, device)
-        return dict(zip(FULL_WIDTH_TABLES, (rows[table] for table in TABLES), strict=True))
-
     todo = missing_runs(runs, tables)
-    hours = None if minutes is None else minutes / 60
-    execute(todo, train_there, tables, 1, lambda run: run.work, describe, hours, whole=True)
+    hours = None if args.minutes is None else args.minutes / 60
+    train_there = partial(train_at_full_width, args.device)
+    execute(todo, train_there, tables, args.workers, lambda run: run.work, describe, hours, True)
     print(f"{len(tables[name])} runs are in {name}.csv")
 
 

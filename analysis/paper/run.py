@@ -28,7 +28,18 @@ from sj_shortcut import (
     wrap_with_shortcuts,
 )
 
-__all__ = ["Training", "loss_of_every_step", "train", "train_on"]
+__all__ = [
+    "FULL_WIDTH_TABLES",
+    "TABLES",
+    "Training",
+    "loss_of_every_step",
+    "train",
+    "train_at_full_width",
+    "train_on",
+]
+
+TABLES = ("history", "runs")
+FULL_WIDTH_TABLES = ("full_width_history", "full_width_runs")
 
 VALIDATION, TEST = 200, 500  # images of each class
 WEIGHT_DECAY = 0.02  # the paper's, as are the optimizer and the cosine
@@ -41,8 +52,14 @@ def train(run: Run) -> dict[str, pd.DataFrame]:
     return train_on(run, torch.device("cpu"))
 
 
+def train_at_full_width(device: str, run: Run) -> dict[str, pd.DataFrame]:
+    """The same on a device, for tables of their own."""
+    rows = train_on(run, torch.device(device))
+    return dict(zip(FULL_WIDTH_TABLES, (rows[table] for table in TABLES), strict=True))
+
+
 def train_on(run: Run, device: torch.device) -> dict[str, pd.DataFrame]:
-    """The same on any device; tables "history" and "runs"."""
+    """Rows of one training for the tables "history" and "runs"."""
     training = Training(run, device)
     for epoch in range(run.epochs):
         training.one_epoch(epoch)

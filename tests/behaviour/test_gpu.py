@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
@@ -19,11 +20,15 @@ from analysis.gpu import steps
 from analysis.gpu.steps import BACKENDS, NEURONS, amp_step, batch, exact, make_net, train_step
 from sj_shortcut import (
     ConstantSchedule,
+    EvolutionarySchedule,
+    HandoverSchedule,
     ShortcutLoss,
+    gradient_flow,
     remove_shortcuts,
     shortcut_branches,
     shortcut_logits,
     shortcut_parameters,
+    spike_report,
     wrap_with_shortcuts,
 )
 from sj_shortcut.neurons.backend import has_cupy_backend
@@ -111,6 +116,73 @@ def test_a_scale_that_overflows_skips_the_step_for_heads_too():
     result = amp_step(make_net(neuron.LIFNode).cuda(), init_scale=2.0**60)
     assert result["scale"] == 2.0**59
     assert all(result["after"][name].equal(value) for name, value in result["before"].items())
+
+
+# Nothing waits for the device
+
+WAITLESS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "logits": {"combine": "logits"},
+    "per step": {"per_step": True, "combine": "logits"},
+    "evolutionary": {"schedule": EvolutionarySchedule(4)},
+    "handover": {"schedule": HandoverSchedule()},
+    "price": {"price": True},
+}
+
+
+@pytest.mark.parametrize("step_mode", ["m", "s"])
+@pytest.mark.parametrize("case", WAITLESS)
+def test_a_training_step_waits_for_nothing(case, step_mode):
+    options = copy.deepcopy(WAITLESS[case])
+    model = make_net(neuron.LIFNode, step_mode).cuda()
+    loss = ShortcutLoss(model, nn.CrossEntropyLoss(), **options)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = batch()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        output = model(x) if step_mode == "m" else torch.stack([model(frame) for frame in x])
+        loss(output if options.get("per_step") else output.mean(0), y).backward()
+        optimizer.step()
+        functional.reset_net(model)
+
+    for _ in range(2):  # the first batch is looked at
+        step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# Measuring
+
+
+@pytest.mark.parametrize("step_mode", ["m", "s"])
+def test_spikes_are_counted_as_on_the_cpu(step_mode):
+    model = make_net(neuron.LIFNode, step_mode)
+    expected = spike_report(model, batch(device="cpu"), energy=True)
+    found = spike_report(model.cuda(), batch(), energy=True)
+    assert expected["spikes"].sum() > 0
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("by_source", [False, True])
+def test_gradients_are_measured_as_on_the_cpu(by_source):
+    frames = []
+    for device in ("cpu", "cuda"):
+        model = make_net(neuron.LIFNode).to(device)
+        loss = ShortcutLoss(model, nn.CrossEntropyLoss())
+        frames.append(
+            gradient_flow(
+                model,
+                lambda output, y, loss=loss: loss(output.mean(0), y),
+                batch(device=device),
+                by_source=by_source,
+            )
+        )
+    pd.testing.assert_frame_equal(frames[1], frames[0], rtol=1e-2)
 
 
 # torch.compile

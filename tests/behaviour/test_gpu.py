@@ -174,14 +174,8 @@ def test_gradients_are_measured_as_on_the_cpu(by_source):
     for device in ("cpu", "cuda"):
         model = make_net(neuron.LIFNode).to(device)
         loss = ShortcutLoss(model, nn.CrossEntropyLoss())
-        frames.append(
-            gradient_flow(
-                model,
-                lambda output, y, loss=loss: loss(output.mean(0), y),
-                batch(device=device),
-                by_source=by_source,
-            )
-        )
+        x_and_y = batch(device=device)
+        frames.append(gradient_flow(model, loss, x_and_y, by_source=by_source))
     pd.testing.assert_frame_equal(frames[1], frames[0], rtol=1e-2)
 
 

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = planned()
     if not args.report:
         if args.device:
-            wide = planned(args.width, amp=True)
+            wide = planned(args.width, amp=not args.no_amp)
             fill_full_width(wide, full_width, args)
         else:
             fill(runs, tables, args.workers, args.hours)
@@ -74,14 +74,15 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--quick", action="store_true", help="short trainings on digits; needs --out")
     add("--device", choices=["cuda", "cpu"], help="the plan at full width, in mixed precision")
     add("--minutes", type=float, metavar="M", help="with --device: start none that lasts longer")
+    add("--no-amp", action="store_true", help="with --device: in single precision")
     add("--width", type=int, default=64, help="with --device: channels at first (default 64)")
     args = parser.parse_args(argv)
     narrow = args.device and args.width != 64
     if (args.quick or narrow) and args.out == RESULTS:
         flag = "--quick" if args.quick else "--width"
         parser.error(f"{flag} needs --out FOLDER, not to mix its runs with the study's")
-    if args.device is None and (args.minutes is not None or args.width != 64):
-        parser.error("--minutes and --width go with --device")
+    if args.device is None and (args.minutes is not None or args.width != 64 or args.no_amp):
+        parser.error("--minutes, --no-amp and --width go with --device")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch finds no CUDA device here")
     if args.workers < 1 or args.width < 1:

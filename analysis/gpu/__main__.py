@@ -19,7 +19,7 @@ from analysis.gpu.steps import UnavailableError, exact
 
 __all__ = ["main"]
 
-OUT = Path(__file__).parent / "results" / "gpu.csv"
+OUT = Path(__file__).parent / "results" / f"gpu-{version('spikingjelly')}.csv"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

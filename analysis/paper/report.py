@@ -212,12 +212,14 @@ def not_bracketed(vanilla: pd.DataFrame) -> str:
 
 def full_width(runs: pd.DataFrame) -> str:
     """One row a run, of each card and width."""
-    columns = ["device", "width", "net", "depth", "method", "lr", "seed", "test_accuracy"]
+    columns = ["device", "width", "amp", "net", "depth", "method", "lr", "seed", "test_accuracy"]
     shown = runs[[*columns, "seconds"]].sort_values(columns[:-1], kind="stable")
     shown["method"] = shown["method"].map(NAMES)
     shown["test_accuracy"] = (100 * shown["test_accuracy"]).map("{:.1f}".format)
     shown["seconds"] = shown["seconds"].map("{:.0f}".format)
-    return markdown(shown) + "\n" + "Mixed precision; the same plan, as far as the minutes went.\n"
+    return (
+        markdown(shown) + "\nThe same plan, as far as the minutes went; amp is mixed precision.\n"
+    )
 
 
 def tables_section(tables: Tables) -> str:

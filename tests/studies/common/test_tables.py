@@ -42,6 +42,14 @@ def test_one_that_fits_is_started(tmp_path, clock) -> None:
     assert started(tmp_path, clock, todo, hours=1, whole=True) == ["a", "b"]
 
 
+def test_the_pace_of_several_processes_counts_each(clock) -> None:
+    pace = module._Pace(workers=2)
+    assert pace.seconds() == 0
+    clock[0] += 5
+    pace.finished += 10
+    assert pace.seconds() == 60  # 10 units in 5 minutes by two: a minute each for one of them
+
+
 def test_a_half_written_table_is_left_alone(tmp_path) -> None:
     pd.DataFrame([{"run": "a"}]).to_csv(tmp_path / "runs.csv", index=False)
     (tmp_path / "runs.csv.part").write_text("run\na\nb, but torn")

@@ -97,8 +97,12 @@ def test_full_width_has_tables_of_its_own(tmp_path) -> None:
     flags = ["--quick", "--device", "cpu", "--width", "4", "--minutes", "0"]
     done = study(*flags, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
-    row = pd.read_csv(tmp_path / "full_width_runs.csv").iloc[0]
-    assert row["width"] == 4 and row["amp"] and row["device"].startswith("CPU")
+    again = study(*flags, "--no-amp", "--workers", "2", "--out", tmp_path)
+    assert again.returncode == 0, again.stderr
+    runs = pd.read_csv(tmp_path / "full_width_runs.csv")
+    assert runs["amp"].tolist().count(True) == 1 and not runs["amp"].all()
+    row = runs[runs["amp"]].iloc[0]
+    assert row["width"] == 4 and row["device"].startswith("CPU")
     assert row["torch"] and row["commit"]
     assert not (tmp_path / "runs.csv").exists()
     assert "## At full width" in (tmp_path / "RESULTS.md").read_text()
@@ -115,7 +119,7 @@ def test_hours_end_a_study_early(tmp_path) -> None:
     [
         (["--quick"], "--quick needs --out FOLDER"),
         (["--device", "cpu", "--width", "4"], "--width needs --out FOLDER"),
-        (["--minutes", "1"], "--minutes and --width go with --device"),
+        (["--minutes", "1"], "--minutes, --no-amp and --width go with --device"),
         (["--workers", "0"], "--workers and --width must be at least 1"),
     ],
 )

@@ -217,9 +217,7 @@ def full_width(runs: pd.DataFrame) -> str:
     shown["method"] = shown["method"].map(NAMES)
     shown["test_accuracy"] = (100 * shown["test_accuracy"]).map("{:.1f}".format)
     shown["seconds"] = shown["seconds"].map("{:.0f}".format)
-    return (
-        markdown(shown) + "\nThe same plan, as far as the minutes went; amp is mixed precision.\n"
-    )
+    return markdown(shown) + "\nThe same plan, as far as the minutes went (amp: mixed precision).\n"
 
 
 def tables_section(tables: Tables) -> str:

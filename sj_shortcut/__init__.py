@@ -30,6 +30,7 @@ from sj_shortcut.shortcuts.access import (
     shortcuts_enabled,
 )
 from sj_shortcut.shortcuts.branch import ShortcutBranch
+from sj_shortcut.shortcuts.checkpoints import without_shortcuts
 from sj_shortcut.shortcuts.head import ShortcutHead
 from sj_shortcut.shortcuts.hooks import has_shortcuts
 from sj_shortcut.shortcuts.loss import ShortcutLoss
@@ -93,6 +94,7 @@ __all__ = [
     "shortcuts_enabled",
     "spike_report",
     "summarize",
+    "without_shortcuts",
     "wrap_with_shortcuts",
 ]
 

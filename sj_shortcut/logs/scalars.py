@@ -27,7 +27,7 @@ def shortcut_scalars(model: nn.Module, criterion: ShortcutLoss) -> Scalars:
         ``"loss/total"``, ``"loss/main"`` and ``"loss/HEAD"`` for each head that had a part in it,
         before weighting (means over samples, where the criterion does not reduce), and
         ``"lambda/HEAD"``, what its schedule and ``weights`` make of it.
-        Without losses before the first call, and in eval mode.
+        Losses are those of the last training call; none before the first.
 
     Example:
         >>> import torch

@@ -61,9 +61,10 @@ class ShortcutLoss(nn.Module):
 
     Attributes:
         schedule: The schedule.
-        parts: Detached value of each term of the last call: ``"total"``, ``"main"`` (the model's
-            output alone), with ``combine="loss"`` each head by name, before weighting, and
-            ``"price"`` where there is one. Heads of weight 0 are skipped.
+        parts: Detached value of each term of the last training loss, which an evaluation leaves:
+            ``"total"``, ``"main"`` (the model's output alone), with ``combine="loss"`` each head by
+            name, before weighting, and ``"price"`` where there is one. Heads of weight 0 are
+            skipped. Empty before the first.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -187,8 +188,7 @@ class ShortcutLoss(nn.Module):
     def _plain(self, output: Tensor, target: Any) -> Tensor:
         """The criterion alone, for validation and for outputs without gradients."""
         arguments.check_shapes(output, target, self.criterion, self.per_step)
-        total = main = self._task_loss(output, target)
-        self.parts = {"total": total.detach(), "main": main.detach()}
+        total = self._task_loss(output, target)
         root = self._root[0]
         if not root.training and total.requires_grad and has_shortcuts(root):
             forwards = forwards_of(root)

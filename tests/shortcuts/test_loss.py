@@ -268,8 +268,20 @@ def test_in_eval_mode_it_is_the_plain_criterion(combine):
     criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), combine=combine)
     total = forward(model, criterion)
     assert close(total, FIRST)
-    assert list(criterion.parts) == ["total", "main"]
-    assert close(criterion.parts["total"], FIRST) and close(criterion.parts["main"], FIRST)
+    assert criterion.parts == {}
+
+
+@pytest.mark.parametrize("combine", ["loss", "logits"])
+def test_an_evaluation_leaves_the_parts_of_the_training_loss(combine):
+    model = net_with_logits(0, log(2), log(3))
+    criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), combine=combine)
+    forward(model, criterion)
+    parts = criterion.parts
+    forward(model.eval(), criterion)
+    model.train()
+    with torch.no_grad():
+        forward(model, criterion)
+    assert criterion.parts is parts
 
 
 def test_without_gradients_it_is_the_plain_criterion():

@@ -1,7 +1,8 @@
 """Colours, dashes and markers that tell lines apart.
 
 Colours are those of Okabe and Ito, "Color Universal Design" (2008), which the colour-blind can tell
-apart; lines differ by dashes and markers as well, for print in grey.
+apart; lines differ by dashes and markers as well, for print in grey. What is called "vanilla" is
+grey in every figure, beside the colours of what is compared with it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import matplotlib as mpl
 from matplotlib.lines import Line2D
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "0.45"
 DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_VANILLA = "vanilla"
 
-__all__ = ["COLOURS", "DASHES", "Look", "colours", "in_order", "looks_of"]
+__all__ = ["COLOURS", "DASHES", "GREY", "Look", "colours", "in_order", "looks_of"]
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,17 @@ class Look:
 
 def looks_of(levels: list[Any]) -> list[Look]:
     """The look of each line, given what they are of: runs by name, say, or epochs in order."""
-    ordered = in_order(levels)
-    return [
-        Look(colour, DASHES[i % len(DASHES)], _MARKERS[i % len(_MARKERS)])
-        if not ordered
-        else Look(colour, "-", "o")
-        for i, colour in enumerate(colours(len(levels), by_order=ordered))
-    ]
+    if in_order(levels):
+        return [Look(colour, "-", "o") for colour in colours(len(levels), by_order=True)]
+    looks, others = [], 0
+    for level in levels:
+        if level == _VANILLA:
+            looks.append(Look(GREY, ":", "x"))
+            continue
+        i, others = others, others + 1
+        colour, dashes = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
+        looks.append(Look(colour, dashes, _MARKERS[i % len(_MARKERS)]))
+    return looks
 
 
 def in_order(levels: list[Any]) -> bool:

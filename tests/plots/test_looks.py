@@ -1,6 +1,8 @@
 import pandas as pd
+import pytest
 
 from sj_shortcut import plot_gradient_flow
+from sj_shortcut.plots.looks import COLOURS, GREY
 from tests.plots.tools import drawn, flow, labels
 
 
@@ -12,6 +14,13 @@ def test_flow_tells_lines_apart_without_colour() -> None:
     ]
     assert len({look[:2] for look in looks}) == 7
     assert len({look[2] for look in looks}) == 7
+
+
+@pytest.mark.parametrize("runs", [["vanilla", "shortcuts"], ["shortcuts", "vanilla"]])
+def test_vanilla_is_grey_and_what_is_compared_with_it_blue_in_whichever_order(runs) -> None:
+    ax = plot_gradient_flow(pd.concat([flow(run=run) for run in runs]))
+    colours = dict(zip(labels(ax), [line.get_color() for line in ax.lines[:2]], strict=True))
+    assert colours == {"vanilla": GREY, "shortcuts": COLOURS[0]}
 
 
 def test_flow_over_epochs_has_a_scale_of_colours_and_few_legend_entries() -> None:

@@ -31,6 +31,11 @@ def _no_code_compiled_by_other_tests() -> None:
         torch.compiler.reset()
 
 
+def pytest_collectstart() -> None:
+    """Weights in the parameters of tests are drawn now: the same, whichever tests are asked for."""
+    torch.manual_seed(0)
+
+
 def pytest_report_header() -> str:
     return f"torch {torch.__version__}, spikingjelly {version('spikingjelly')}"
 

@@ -22,6 +22,8 @@ __all__ = ["LAST", "claimed", "one_at_a_time", "temporary_name", "write_atomical
 
 LAST = "last.pt"
 LOCK, OWNER = ".lock", ".owner"
+# How long, in seconds, to wait for the name of a process that has locked a folder just now.
+PATIENCE = 10.0
 # What a run writes, and how each kind of file begins: by both, what a killed one left is known.
 WRITTEN = re.compile(
     r"\.(?:(?:last|previous|best|model)\.pt|(?:config|split)\.json|(?:curves|gradients|spikes)\.png"
@@ -80,21 +82,19 @@ def one_at_a_time(folder: Path, made: Callable[[], bool]) -> Iterator[None]:
 
 
 def claim(folder: Path, lock: FileLock, resumed: bool) -> None:
+    """Take the lock before judging what the folder holds: a running process may just write it."""
     try:
         if not resumed:
             folder.mkdir(parents=True, exist_ok=True)
-            refuse_foreign(folder)
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(
-            f"{folder} is in use by {owner(folder)}: wait for it, stop it, or choose another "
-            "folder by --out"
-        ) from error
+            refuse_before_locking(folder)
+        acquire(folder, lock)
     except OSError as error:
         raise UserError(f"--out {folder}: {one_line(error)}") from error
     try:
+        if is_ours(folder / OWNER):  # that of a killed process, which holds nothing more
+            (folder / OWNER).unlink(missing_ok=True)
         if not resumed:
-            refuse_foreign(folder)  # another run may have begun, and ended, meanwhile
+            refuse_foreign(folder)
         clear_leftovers(folder)
         me = {"host": socket.gethostname(), "process": os.getpid(), "since": time.ctime()}
         write_text(folder / OWNER, json.dumps(me), "make room or mend the folder")
@@ -103,35 +103,95 @@ def claim(folder: Path, lock: FileLock, resumed: bool) -> None:
         raise
 
 
-def owner(folder: Path) -> str:
-    """Who holds a folder, in words."""
+def refuse_before_locking(folder: Path) -> None:
+    """A folder of others is to stay as it is, without so much as a lock in it.
+
+    The lock is the first thing that a run writes, and is never removed. Where it is there once all
+    was looked at, what is strange may be a run's, half written; else nothing is.
+    """
+    try:
+        refuse_foreign(folder)
+    except UserError:
+        if not (folder / LOCK).exists():
+            raise
+        refuse_a_run(folder)
+
+
+def acquire(folder: Path, lock: FileLock) -> None:
+    """Lock a folder, or say who has done so, once that process had time to write its name."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            return
+        except Timeout as error:
+            holder = owner(folder)
+            if holder is None and time.monotonic() < end:
+                time.sleep(0.02)
+                continue
+            raise UserError(
+                f"{folder} is in use by {holder or 'another process'}: wait for it, stop it, or "
+                "choose another folder by --out"
+            ) from error
+
+
+def owner(folder: Path) -> str | None:
+    """Who holds a folder, in words; None where no process that may still run has said so."""
     try:
         found = json.loads((folder / OWNER).read_text())
+        if found["host"] == socket.gethostname() and is_gone(found["process"]):
+            return None
         return f"process {found['process']} on {found['host']} since {found['since']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+        return None
+
+
+def is_gone(process: int) -> bool:
+    """Whether a process of this machine has ended; not told on Windows, where asking ends it."""
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False
 
 
 def refuse_foreign(folder: Path) -> None:
     """A new run begins in a folder of its own, and overwrites nothing."""
-    if (folder / LAST).exists():
-        raise UserError(
-            f"{folder} already holds a run: go on with it by --resume {folder}, or choose another "
-            "folder by --out"
-        )
+    refuse_a_run(folder)
     for path in sorted(folder.iterdir()):
-        ours = path.name == LOCK or (path.name == OWNER and begins_as_ours(path, OWNER))
-        if not ours and not is_leftover(path):
+        if not is_ours(path) and os.path.lexists(path):  # some other program may have removed it
             raise UserError(
                 f"{folder} holds {path.name}, which is no new run's: choose another folder by --out"
             )
 
 
+def refuse_a_run(folder: Path) -> None:
+    if (folder / LAST).exists():
+        raise UserError(
+            f"{folder} already holds a run: go on with it by --resume {folder}, or choose another "
+            "folder by --out"
+        )
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is what a run leaves that was killed before it had saved anything."""
+    if path.name == LOCK:
+        return True
+    try:
+        return is_leftover(path) or (path.name == OWNER and begins_as_ours(path, OWNER))
+    except OSError:  # it is gone, or cannot be read
+        return False
+
+
 def clear_leftovers(folder: Path) -> None:
     """Remove what a killed process of this run had half written, and nothing else."""
     for path in (*folder.glob(".*.tmp"), *folder.glob("gradients/.*.tmp")):
-        if is_leftover(path):
-            path.unlink()
+        if is_ours(path):
+            path.unlink(missing_ok=True)
 
 
 def is_leftover(path: Path) -> bool:

@@ -17,6 +17,7 @@ from sj_shortcut.torch_model import first_tensor, preserved
 __all__ = ["TimeAxis", "indices", "time_axis"]
 
 _BIG = 1e3
+_MANY = 16
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ def time_axis(
     """Find the time axis of a spiking layer.
 
     SpikingJelly's own layers tell by their step mode. Others are run alone: which outputs move
-    with one element of the input, and on which inputs one output depends, through the surrogate
-    gradient. Elements of one neuron at several times are all they have in common. One that
-    remembers nothing, and so shows nothing, is taken at its word where it has a step mode.
+    with one end of an axis of the input, and on which inputs one end of the output depends, through
+    the surrogate gradient. Time runs one way; what runs both ways connects neurons, or may. One
+    that remembers nothing, and so shows nothing, is taken at its word where it has a step mode.
 
     Args:
         neuron: The layer; its state is lost.
@@ -58,7 +59,7 @@ def time_axis(
     if mode is not None:
         return TimeAxis(0, shape[0]) if mode == "m" else TimeAxis()
     try:
-        found = _conclude(_Alone(neuron, args, kwargs), shape, _has_weights(neuron))
+        found = _conclude(_Alone(neuron, args, kwargs), shape, *_connects(neuron))
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
         return TimeAxis(known=False)
     if found.known and found.axis is None and step_mode_of(neuron) == "m":
@@ -68,25 +69,25 @@ def time_axis(
 
 def indices(marked: Tensor) -> list[set[int]]:
     """For each axis, the indices at which anything is marked."""
-    found = []
-    for axis in range(marked.ndim):
-        others = [other for other in range(marked.ndim) if other != axis]
-        along = marked.any(others[0]) if len(others) == 1 else marked
-        if len(others) > 1:
-            along = marked.movedim(axis, 0).flatten(1).any(1)
-        elif not others:
-            along = marked
-        found.append(set(along.nonzero().flatten().tolist()))
-    return found
+    return [_along(marked, axis) for axis in range(marked.ndim)]
+
+
+def _along(marked: Tensor, axis: int) -> set[int]:
+    rows = marked.movedim(axis, 0).unsqueeze(-1).flatten(1)
+    return set(rows.any(1).nonzero().flatten().tolist())
 
 
 class _Alone:
     """What a layer shows when it runs alone.
 
+    Each end of each axis is tried as a whole slice, every neuron by another amount: one neuron may
+    stay silent whatever reaches it, and all of them hardly.
+
     Attributes:
-        forward: For each axis, where the output moves with the first element of the input.
-        back: For each axis, on which inputs the last element of the output depends.
-        late: For each axis, where the output moves with the last element of the input.
+        forward: For each axis, where the output moves with the first slice of the input.
+        late: For each axis, where the output moves with the last slice of the input.
+        back: For each axis, on which inputs the last slice of the output depends.
+        early: For each axis, on which inputs the first slice of the output depends.
     """
 
     def __init__(self, neuron: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -95,10 +96,13 @@ class _Alone:
         self.kwargs = kwargs
         x = args[0].detach()
         self.forward: list[set[int]] = [set() for _ in range(x.ndim)]
-        self.back: list[set[int]] = [set() for _ in range(x.ndim)]
         self.late: list[set[int]] = [set() for _ in range(x.ndim)]
+        self.back: list[set[int]] = [set() for _ in range(x.ndim)]
+        self.early: list[set[int]] = [set() for _ in range(x.ndim)]
+        self.axes = [axis for axis, size in enumerate(x.shape) if size > 1] or [0]
         for draw in self._draws(x):
-            self._look(draw)
+            self._follow(draw)
+            self._move(draw)
 
     @staticmethod
     def _draws(x: Tensor) -> Iterable[Tensor]:
@@ -117,52 +121,69 @@ class _Alone:
             raise ValueError("the output is no tensor of as many axes as the input")
         return y
 
-    def _look(self, x: Tensor) -> None:
-        grad = None
+    def _follow(self, x: Tensor) -> None:
+        """Where gradients of both ends of the output arrive."""
         with torch.enable_grad():
             leaf = x.clone().requires_grad_()
             y = self._run(leaf)
-            if y.requires_grad:
-                last = y[(-1,) * y.ndim]
-                (grad,) = torch.autograd.grad(last, leaf, allow_unused=True)
-        if grad is not None:
-            _join(self.back, indices(grad != 0))
+        if not y.requires_grad:
+            return
+        weights = 0.5 + torch.rand_like(y)  # so that nothing cancels
+        for axis in self.axes:
+            for end, found in ((0, self.early), (-1, self.back)):
+                (grad,) = torch.autograd.grad(
+                    y.select(axis, end), leaf, weights.select(axis, end), True, allow_unused=True
+                )
+                if grad is not None:
+                    found[axis] |= _along(grad != 0, axis)
+
+    def _move(self, x: Tensor) -> None:
+        """What moves with both ends of the input."""
+        kick = _BIG * torch.randn_like(x).sign()
         with torch.no_grad():
             plain = self._run(x)
-            for place, found in ((0, self.forward), (-1, self.late)):
-                for size in (_BIG, -_BIG):
-                    moved = x.clone()
-                    moved[(place,) * x.ndim] += size
-                    _join(found, indices(self._run(moved) != plain))
+            for axis in self.axes:
+                # Of few neurons each is tried both ways; of many some are.
+                signs = (1, -1) if kick.select(axis, 0).numel() < _MANY else (1,)
+                for end, found in ((0, self.forward), (-1, self.late)):
+                    for sign in signs:
+                        moved = x.clone()
+                        moved.select(axis, end).add_(kick.select(axis, end), alpha=sign)
+                        found[axis] |= _along(self._run(moved) != plain, axis)
+
+    def runs_one_way(self, axis: int, size: int) -> bool:
+        """Whether nothing reaches what comes before it, as it is with time."""
+        return self.late[axis] <= {size - 1} and self.early[axis] <= {0}
 
 
-def _join(known: list[set[int]], more: list[set[int]]) -> None:
-    for old, new in zip(known, more, strict=True):
-        old |= new
+def _connects(neuron: nn.Module) -> tuple[bool, bool]:
+    """Whether it may connect its neurons to each other, and whether it has weights to do so.
+
+    SpikingJelly's connect time steps only.
+    """
+    own = not is_spiking_neuron(neuron)
+    return own, own and any(weight.ndim > 1 for weight in neuron.parameters())
 
 
-def _has_weights(neuron: nn.Module) -> bool:
-    """Whether it may weigh its neurons for each other; SpikingJelly's weigh time steps only."""
-    return not is_spiking_neuron(neuron) and any(w.ndim > 1 for w in neuron.parameters())
-
-
-def _conclude(seen: _Alone, shape: tuple[int, ...], weighs: bool) -> TimeAxis:
+def _conclude(seen: _Alone, shape: tuple[int, ...], own: bool, weighs: bool) -> TimeAxis:
     if not any(map(len, (*seen.forward, *seen.back))):
         return TimeAxis(known=False)
     wide = [a for a in range(len(shape)) if max(len(seen.forward[a]), len(seen.back[a])) > 1]
     if len(wide) > 1:  # neighbours in space take part as well, but only time runs one way
-        wide = [axis for axis in wide if seen.late[axis] <= {shape[axis] - 1}]
+        wide = [axis for axis in wide if seen.runs_one_way(axis, shape[axis])]
         if len(wide) != 1:
             return TimeAxis(known=False)
     if not wide:
         return TimeAxis()
     axis = wide[0]
     size = shape[axis]
-    if axis and not seen.late[axis] <= {size - 1}:  # what comes last reaches those before it
+    if axis and not seen.runs_one_way(axis, size):  # what comes last reaches those before it
         if len(shape) == 2:  # batch and channels, of neurons that are connected to each other
             return TimeAxis()
-        if weighs:  # from neuron to neuron, or from one time step to others
+        if own:  # from neuron to neuron, or from one time step to others
             return TimeAxis(known=False)
+    if axis and weighs and len(seen.back[axis]) < 2:  # no gradients, and without little is seen
+        return TimeAxis(known=False)
     ahead, behind = seen.forward[axis] | {0}, {size - 1 - i for i in seen.back[axis]}
     stride = math.gcd(*ahead, *behind)
     if stride > 1 and size % stride == 0:

@@ -1,5 +1,7 @@
 """Where single spiking layers have their time: by their class, or as seen when they run alone."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from spikingjelly.activation_based import neuron
@@ -11,6 +13,8 @@ from sj_shortcut.shortcuts.hooks import forwards_of
 from tests.nets.small import Fire, StatelessNet, images
 
 T, N, C = 3, 4, 5
+
+Fires = Callable[[Tensor], Tensor]
 
 
 class Own(nn.Module):
@@ -74,15 +78,52 @@ def test_a_network_of_neurons_without_memory_has_time():
     assert {str(layout) for layout in forwards_of(model).layouts.values()} == {"TNC"}
 
 
+class _Narrow(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, v: Tensor) -> Tensor:
+        ctx.save_for_backward(v)
+        return (v >= 0).to(v)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (v,) = ctx.saved_tensors
+        return grad * (v.abs() < 0.5).to(grad)
+
+
+def narrow_spikes(v: Tensor) -> Tensor:
+    return _Narrow.apply(v)
+
+
+def spikes_without_gradients(v: Tensor) -> Tensor:
+    return (v >= 0).to(v)
+
+
 class Recurrent(nn.Module):
     """One time step of a layer with weights among its own neurons."""
 
-    def __init__(self, weights: nn.Module) -> None:
+    def __init__(self, weights: nn.Module, fire: Fires) -> None:
         super().__init__()
-        self.weights = weights
+        self.weights, self.fire = weights, fire
 
     def forward(self, x: Tensor) -> Tensor:
-        return spikes(x + self.weights(spikes(x)) - 0.5)
+        return self.fire(x + self.weights(self.fire(x)) - 0.5)
+
+
+class RecurrentInTime(nn.Module):
+    """All time steps, batch first; the spikes of one reach all neurons at the next."""
+
+    def __init__(self, fire: Fires) -> None:
+        super().__init__()
+        self.weights, self.fire = nn.Linear(C, C), fire
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = out = torch.zeros_like(x[:, 0])
+        steps = []
+        for step in x.unbind(1):
+            v = 0.5 * v + step + self.weights(out)
+            out = self.fire(v - 0.5)
+            steps.append(out)
+        return torch.stack(steps, 1)
 
 
 class OwnParallel(nn.Module):
@@ -96,17 +137,48 @@ class OwnParallel(nn.Module):
         return spikes(self.weights(x.movedim(0, -1)).movedim(-1, 0) - 0.5)
 
 
-def test_weights_among_the_neurons_of_one_step_are_no_time():
-    torch.manual_seed(0)
-    assert time_axis(Recurrent(nn.Linear(C, C)), (torch.rand(N, C),), {}, (N, C)) == TimeAxis()
+SEEDS = range(40)
 
 
+def seen_at(seed: int, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> TimeAxis:
+    torch.manual_seed(seed)
+    return time_axis(make(), (torch.rand(shape),), {}, shape)
+
+
+def recurrent(fire: Fires, weights: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    return lambda: Recurrent(weights(), fire)
+
+
+@pytest.mark.parametrize("fire", [spikes, narrow_spikes])
+def test_weights_among_the_neurons_of_one_step_are_no_time(fire):
+    make = recurrent(fire, lambda: nn.Linear(C, C))
+    assert {seen_at(seed, make, (N, C)) for seed in SEEDS} == {TimeAxis()}
+
+
+@pytest.mark.parametrize("fire", [spikes, narrow_spikes, spikes_without_gradients])
 @pytest.mark.parametrize(
-    ("weights", "shape"), [(nn.Linear(C, C), (N, 7, C)), (nn.Conv2d(C, C, 1), (N, C, 6, 6))]
+    ("weights", "shape"),
+    [
+        (lambda: nn.Linear(C, C), (N, 7, C)),
+        (lambda: nn.Conv2d(C, C, 1), (N, C, 6, 6)),
+        (lambda: nn.Conv2d(C, C, 3, padding=1), (N, C, 6, 6)),
+        (lambda: nn.Conv2d(C, C, 3, padding=1, groups=C), (N, C, 6, 6)),
+        (lambda: nn.AvgPool2d(3, 1, 1), (N, C, 6, 6)),
+        (lambda: nn.AdaptiveAvgPool2d((1, None)), (N, C, 6, 6)),
+    ],
+    ids=["linear", "pointwise", "convolution", "depthwise", "neighbours", "rows"],
 )
-def test_where_weights_among_neurons_could_be_those_of_time_it_is_not_known(weights, shape):
-    torch.manual_seed(0)
-    assert not time_axis(Recurrent(weights), (torch.rand(shape),), {}, shape).known
+def test_where_weights_among_neurons_could_be_those_of_time_it_is_not_known(weights, shape, fire):
+    make = recurrent(fire, weights)
+    assert {seen_at(seed, make, shape) for seed in SEEDS} == {TimeAxis(known=False)}
+
+
+@pytest.mark.parametrize("fire", [spikes, narrow_spikes])
+def test_time_is_seen_beside_weights_among_the_neurons(fire):
+    """Each step is weighed for the next one: only the time runs one way."""
+    shape = (N, T, C)
+    found = {seen_at(seed, lambda: RecurrentInTime(fire), shape) for seed in SEEDS}
+    assert found == {TimeAxis(1, T)}
 
 
 def test_time_whose_steps_are_weighed_for_each_other_is_seen_on_the_first_axis():

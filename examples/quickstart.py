@@ -1,4 +1,4 @@
-"""Train a deep plain spiking network on small digits: once as it is, once with shortcuts.
+"""Train a deep plain spiking network on small digits: once vanilla, once with shortcuts.
 
 The network has no residual connections. Both trainings start from the same weights and see the
 same images in the same order. The shortcut heads are removed after training, so that both test
@@ -36,8 +36,8 @@ TIME_STEPS = 2
 BATCH_SIZE = 32
 # Colours that colour-blind eyes tell apart, and markers for print without colour.
 STYLES = {
-    "as it is": {"color": "#D55E00", "marker": "s"},
-    "with shortcuts": {"color": "#0072B2", "marker": "o"},
+    "vanilla": {"color": "0.45", "marker": "s"},
+    "shortcuts": {"color": "#0072B2", "marker": "o"},
 }
 
 
@@ -46,8 +46,8 @@ def main() -> None:
     torch.set_num_threads(1)  # small tensors gain little from more
     data = load_data()
     results = {
-        "as it is": train(data, args, with_shortcuts=False),
-        "with shortcuts": train(data, args, with_shortcuts=True),
+        "vanilla": train(data, args, with_shortcuts=False),
+        "shortcuts": train(data, args, with_shortcuts=True),
     }
     print(f"\n{args.depth} convolutional layers, {args.epochs} epochs, seed {args.seed}:\n")
     print(make_table(results).to_string())
@@ -77,7 +77,7 @@ def train(data: Data, args: argparse.Namespace, with_shortcuts: bool) -> Result:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     learning_rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
     result = Result()
-    name = f"{'with shortcuts' if with_shortcuts else 'as it is':14}"
+    name = f"{'shortcuts' if with_shortcuts else 'vanilla':9}"
     progress = tqdm(range(args.epochs), name, disable=None)  # no bar where the output is a file
     for epoch in progress:
         began = time.perf_counter()

@@ -38,6 +38,11 @@ def draw_all(tables: Tables, folder: Path) -> dict[str, str]:
     return save_all(FIGURES, tables, folder, DPI)
 
 
+def named(method: str) -> str:
+    """A method in words that need no page beside them."""
+    return method.replace("hold-linear", "λ held, then linear").replace("average", "whole map")
+
+
 def present(runs: pd.DataFrame) -> list[str]:
     return [method for method in MAIN if method in set(runs["method"])]
 
@@ -55,7 +60,7 @@ def figure_depth(tables: Tables) -> Figure | None:
         rows = runs[(runs["method"] == method) & runs["usual"]].groupby("depth")["test_accuracy"]
         colour, marker = LOOKS[method]
         ax.errorbar(
-            rows.mean().index, rows.mean(), rows.std(), label=method,
+            rows.mean().index, rows.mean(), rows.std(), label=named(method),
             color=colour, marker=marker, capsize=3,
         )  # fmt: skip
     ax.axhline(0.1, color="0.4", linestyle=":")
@@ -98,9 +103,9 @@ def figure_rules(tables: Tables) -> Figure | None:
         ax.plot(100 * rows["difference"], places, linestyle="", label=name, alpha=0.8, ms=5, **look)
     ax.plot(100 * order, range(len(order)), "|", color="black", ms=14, label="mean")
     ax.axvline(0, color="0.4", linestyle=":")
-    ax.set_yticks(range(len(order)), list(order.index), fontsize="small")
+    ax.set_yticks(range(len(order)), list(map(named, order.index)), fontsize="small")
     ax.set_xscale("symlog", linthresh=2)
-    ax.set_xlabel("points of validation accuracy over hold-linear")
+    ax.set_xlabel(f"points of validation accuracy over {named('hold-linear')}")
     legend_above(figure, ax, 4)
     return figure
 
@@ -120,7 +125,7 @@ def dots(table: pd.DataFrame, label: str) -> Figure:
         colour, marker = LOOKS[method]
         ax.errorbar(
             100 * rows["difference"], places, xerr=half, fmt=marker,
-            color=colour, label=method, ms=5, capsize=2,
+            color=colour, label=named(method), ms=5, capsize=2,
         )  # fmt: skip
     ax.axvline(0, color="0.4", linestyle=":")
     ax.set_yticks(range(len(settings)), settings, fontsize="small")
@@ -148,7 +153,7 @@ def figure_time(tables: Tables) -> Figure | None:
             settings.index(name) + wide * (len(found) / 2 - i - 0.5) for name in table["setting"]
         ]
         colour, _ = LOOKS[method]
-        ax.barh(places, table["share"].clip(upper=1.5), wide, color=colour, label=method)
+        ax.barh(places, table["share"].clip(upper=1.5), wide, color=colour, label=named(method))
     ax.axvline(0.5, color="0.4", linestyle="--")
     ax.axvline(1, color="0.4", linestyle=":")
     ax.set_yticks(range(len(settings)), settings, fontsize="small")
@@ -172,7 +177,7 @@ def figure_gradients(tables: Tables) -> Figure | None:
         norm = rows.pivot_table(index="epoch", columns="place", values="weight_grad_norm")
         coherence = rows[rows["place"] != "last"].groupby("epoch")["coherence"].mean()
         colour, marker = LOOKS[method]
-        look: dict[str, Any] = {"color": colour, "marker": marker, "label": method}
+        look: dict[str, Any] = {"color": colour, "marker": marker, "label": named(method)}
         left.plot(norm.index, norm["1"] / norm["last"], **look)
         right.plot(coherence.index, coherence, **look)
     for ax in (left, right):
@@ -203,7 +208,7 @@ def figure_heads(tables: Tables) -> Figure | None:
             ax.plot(table.index, table[name], color=shade)
         own = tables["history"][tables["history"]["run"] == run]
         ax.plot(own["epoch"], own["val_accuracy"], color="black", linewidth=2)
-        ax.set(title=method, xlabel="epoch", ylim=(0, 1.02))
+        ax.set(title=named(method), xlabel="epoch", ylim=(0, 1.02))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.yaxis.set_major_formatter(PercentFormatter(1))
     axes[0].set_ylabel("validation accuracy")
@@ -262,7 +267,7 @@ def figure_firing(tables: Tables) -> Figure | None:
         rows = table[table["method"] == method]
         colour, marker = LOOKS[method]
         places = [settings.index(name) for name in rows["setting"]]
-        ax.plot(rows["mean"] / rows["base"], places, marker, color=colour, label=method)
+        ax.plot(rows["mean"] / rows["base"], places, marker, color=colour, label=named(method))
     ax.axvline(1, color="0.4", linestyle=":")
     ax.set_yticks(range(len(settings)), settings, fontsize="small")
     ax.set_xlabel("spikes of an inference / vanilla's")

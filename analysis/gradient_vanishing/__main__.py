@@ -63,6 +63,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--epochs", type=int, default=8)
     add("--workers", type=int, default=2, help="processes of one thread each (default 2)")
     add("--out", type=Path, default=RESULTS, help="folder of tables, figures and RESULTS.md")
+    add("--report", action="store_true", help="train nothing; draw figures and page")
     add("--quick", action="store_true", help="two depths, one surrogate, one epoch; needs --out")
     args = parser.parse_args(argv)
     if args.quick:
@@ -85,7 +86,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(argv)
     tables = open_tables(args.out)
-    execute_missing(plan(args), tables, args.workers)
+    if not args.report:
+        execute_missing(plan(args), tables, args.workers)
     if len(tables["runs"]):
         command = "python -m analysis.gradient_vanishing --data all"
         made_by = f"All of it is made by `{command}`." if args.out == RESULTS else ""

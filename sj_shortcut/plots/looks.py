@@ -1,8 +1,8 @@
 """Colours, dashes and markers that tell lines apart.
 
 Colours are those of Okabe and Ito, "Color Universal Design" (2008), which the colour-blind can tell
-apart; lines differ by dashes and markers as well, for print in grey. What is called "vanilla" is
-grey in every figure, beside the colours of what is compared with it.
+apart; lines differ by dashes and markers as well, for print in grey. What is called "vanilla",
+or "vanilla, ...", is grey in every figure, beside the colours of what is compared with it.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ def looks_of(levels: list[Any]) -> list[Look]:
     """The look of each line, given what they are of: runs by name, say, or epochs in order."""
     if in_order(levels):
         return [Look(colour, "-", "o") for colour in colours(len(levels), by_order=True)]
+    named = [level for level in levels if str(level).split(",")[0] == _VANILLA]
     looks, others = [], 0
     for level in levels:
-        if level == _VANILLA:
-            looks.append(Look(GREY, ":", "x"))
+        if named == [level]:
+            looks.append(Look(GREY, "--", "s"))
             continue
         i, others = others, others + 1
         colour, dashes = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]

@@ -40,7 +40,7 @@ def test_run_as_a_user_prints_a_table_and_saves_a_figure(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "6 convolutional layers, 1 epochs, seed 0" in done.stdout
-    for name in ("as it is", "with shortcuts"):
+    for name in ("vanilla", "shortcuts"):
         row = re.search(rf"^{name} +([\d.]+)% +(\d\.\de[-+]\d+) +([\d.]+)$", done.stdout, re.M)
         assert row, done.stdout
         accuracy, norm, seconds = map(float, row.groups())

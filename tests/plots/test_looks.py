@@ -16,11 +16,17 @@ def test_flow_tells_lines_apart_without_colour() -> None:
     assert len({look[2] for look in looks}) == 7
 
 
-@pytest.mark.parametrize("runs", [["vanilla", "shortcuts"], ["shortcuts", "vanilla"]])
+@pytest.mark.parametrize("runs", [["vanilla", "shortcuts"], ["shortcuts", "vanilla, lr 0.1"]])
 def test_vanilla_is_grey_and_what_is_compared_with_it_blue_in_whichever_order(runs) -> None:
     ax = plot_gradient_flow(pd.concat([flow(run=run) for run in runs]))
     colours = dict(zip(labels(ax), [line.get_color() for line in ax.lines[:2]], strict=True))
-    assert colours == {"vanilla": GREY, "shortcuts": COLOURS[0]}
+    assert colours == {run: GREY if "vanilla" in run else COLOURS[0] for run in runs}
+
+
+def test_several_called_vanilla_are_told_apart() -> None:
+    runs = ["vanilla, 18 layers", "vanilla, 34 layers", "shortcuts"]
+    ax = plot_gradient_flow(pd.concat([flow(run=run) for run in runs]))
+    assert len({line.get_color() for line in ax.lines[:3]}) == 3
 
 
 def test_flow_over_epochs_has_a_scale_of_colours_and_few_legend_entries() -> None:

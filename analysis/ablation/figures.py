@@ -208,7 +208,8 @@ def figure_heads(tables: Tables) -> Figure | None:
             ax.plot(table.index, table[name], color=shade)
         own = tables["history"][tables["history"]["run"] == run]
         ax.plot(own["epoch"], own["val_accuracy"], color="black", linewidth=2)
-        ax.set(title=named(method), xlabel="epoch", ylim=(0, 1.02))
+        ax.set(xlabel="epoch", ylim=(0, 1.02))
+        ax.set_title(named(method), fontsize="medium")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.yaxis.set_major_formatter(PercentFormatter(1))
     axes[0].set_ylabel("validation accuracy")

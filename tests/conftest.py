@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 from importlib.metadata import version
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -18,6 +19,23 @@ collect_ignore = [] if has_cuda_code else ["neurons/cupy_on_cpu.py"]
 
 # The suite is spread over processes, and small tensors gain nothing from threads.
 torch.set_num_threads(1)
+
+# What is the same on both generations of SpikingJelly is tested on one; each name but these.
+HERE = Path(__file__).parent
+ON_ONE = {
+    "plots": (),
+    "schedules": (),
+    "studies": ("common", "gpu", "zoo"),
+    "examples": (
+        "test_existing_code.py", "test_models.py", "test_notebook.py", "test_paper_recipe.py",
+        "test_quickstart.py", "test_train_cifar.py", "test_train_dvs.py",
+    ),
+    "behaviour": tuple(
+        path.name
+        for path in (HERE / "behaviour").glob("test_*.py")
+        if path.stem not in ("test_architecture", "test_make", "test_package")
+    ),
+}  # fmt: skip
 
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.register_profile("deep", deadline=None, max_examples=1000)
@@ -34,6 +52,16 @@ def _no_code_compiled_by_other_tests() -> None:
 def pytest_collectstart() -> None:
     """Weights in the parameters of tests are drawn now: the same, whichever tests are asked for."""
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if version("spikingjelly").startswith("2"):
+        return
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            room, *inside = item.path.relative_to(HERE).parts
+            if room in ON_ONE and not set(ON_ONE[room]) & set(inside):
+                item.add_marker(pytest.mark.skip(reason="is tested on SpikingJelly 2 alone"))
 
 
 def pytest_report_header() -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from sj_shortcut.torch_model.warnings import ShortcutWarning
 
 __all__ = ["Writer", "csv_writer", "writer_for"]
 
@@ -48,6 +51,9 @@ def writer_for(to: Any) -> Writer:
 def csv_writer(path: Path) -> Writer:
     """Append rows ``step, name, value`` to a CSV file, which is whole after each call.
 
+    Rows that are there stay. If the first new ones are of a step that the file has already, a
+    :class:`ShortcutWarning` says so: two trainings in one file cannot be told apart.
+
     Args:
         path: The file, or a folder for ``shortcuts.csv``. Either is made if it is not there.
 
@@ -56,20 +62,40 @@ def csv_writer(path: Path) -> Writer:
     """
     file = path if path.suffix == ".csv" else path / "shortcuts.csv"
     file.parent.mkdir(parents=True, exist_ok=True)
-    if file.exists() and file.stat().st_size:
-        with file.open(encoding="utf-8", newline="") as lines:
-            header = next(csv.reader(lines), [])
-        if header != list(_COLUMNS):
-            raise ValueError(
-                f"{file} has other columns than {', '.join(_COLUMNS)}: name a file of its own."
-            )
-    else:
+    last = _last_step(file)
+    if last is None:
         _append(file, [_COLUMNS])
+    before = [-1 if last is None else last]
 
     def write(values: Mapping[str, float], step: int) -> None:
+        if before and step <= before.pop():
+            _tell_of_steps_twice(file, step)
         _append(file, [(step, name, repr(value)) for name, value in values.items()])
 
     return write
+
+
+def _last_step(file: Path) -> int | None:
+    """The last step that a file has numbers of, -1 for none; ``None`` if it has no header."""
+    if not file.exists() or not file.stat().st_size:
+        return None
+    with file.open(encoding="utf-8", newline="") as lines:
+        header, *rows = csv.reader(lines)
+    if header != list(_COLUMNS):
+        raise ValueError(
+            f"{file} has other columns than {', '.join(_COLUMNS)}: name a file of its own."
+        )
+    return max((int(row[0]) for row in rows if row and row[0].isdecimal()), default=-1)
+
+
+def _tell_of_steps_twice(file: Path, step: int) -> None:
+    warnings.warn(
+        f"{file} has numbers of step {step} or later already, and these are added to them: if this "
+        "training goes on with another, give ShortcutLogger start= (the number of the first step); "
+        "if it is a new one, name a file of its own.",
+        ShortcutWarning,
+        stacklevel=2,
+    )
 
 
 def _append(file: Path, rows: list[tuple[Any, ...]]) -> None:

@@ -1,8 +1,11 @@
 """Where numbers go."""
 
+import warnings
+
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
+from sj_shortcut import ShortcutWarning
 from sj_shortcut.logs.writers import csv_writer, writer_for
 from tests.refusals import refused
 
@@ -15,6 +18,21 @@ def test_csv_is_appended_to_and_exact(tmp_path):
     lines = (tmp_path / "new" / "run.csv").read_text("utf-8").splitlines()
     assert lines[0] == "step,name,value" and len(lines) == 5
     assert lines[1] == "3,loss/main,0.30000000000000004"
+
+
+def test_a_training_that_goes_on_is_added_and_one_begun_anew_is_told_of(tmp_path):
+    file = tmp_path / "run.csv"
+    for step in (0, 50):
+        csv_writer(file)(VALUES, step)
+    before = file.read_text("utf-8")
+    write = csv_writer(file)
+    with pytest.warns(ShortcutWarning, match="has numbers of step 50 or later already.*start="):
+        write(VALUES, 50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write(VALUES, 100)
+    after = file.read_text("utf-8")
+    assert after.startswith(before) and len(after.splitlines()) == 9
 
 
 def test_another_file_is_not_written_to(tmp_path):

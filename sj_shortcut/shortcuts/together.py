@@ -182,7 +182,7 @@ class _Linears(torch.autograd.Function):
             return (None, *found)
         grad = torch.stack([grad for grad in grads if grad is not None])
         if any(ctx.needs_input_grad[1 + 2 * count :]):
-            for i, one in zip(used, grad.sum(1), strict=True):
+            for i, one in zip(used, grad.sum(1).unbind(), strict=True):
                 found[2 * count + i] = one
         begin = 0
         for number, (a, b) in enumerate(groups):
@@ -199,11 +199,11 @@ class _Linears(torch.autograd.Function):
                 if ctx.captured:  # of a head of weight 0, whose weights may be NaN, nothing goes on
                     on = (own != 0).flatten(1).any(1)
                     w = torch.where(on[:, None, None], w, 0.0)
-                for i, one in zip(members, own @ w, strict=True):
+                for i, one in zip(members, (own @ w).unbind(), strict=True):
                     found[i] = one
             if any(ctx.needs_input_grad[1 + count + i] for i in members):
                 of_weights = (own.mT @ x).to(saved[count + a].dtype)
-                for i, one in zip(members, of_weights, strict=True):
+                for i, one in zip(members, of_weights.unbind(), strict=True):
                     found[count + i] = one
         return (None, *found)
 

@@ -44,6 +44,13 @@ def tensors_in(output: Any) -> list[Tensor]:
         >>> [tuple(t.shape) for t in tensors_in((torch.ones(1), [None, torch.ones(2)]))]
         [(1,), (2,)]
     """
+    if isinstance(output, Tensor):
+        return [output]
+    # What is given at every step: PyTorch's pytree takes some fifty calls of Python for it.
+    if type(output) in (tuple, list):
+        return [tensor for one in output for tensor in tensors_in(one)]
+    if type(output) is dict:
+        return [tensor for one in output.values() for tensor in tensors_in(one)]
     found: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:

@@ -45,6 +45,8 @@ class Record:
         number: Place in the order of all forwards.
         before: In compiled code the record before this one, of a single time step.
         trace: Which compiled code it is of.
+        end: Of the model's output in compiled code, a number that nothing else touches: both come
+            from one node of the graph, by which the output is known.
     """
 
     used, spent, read = mark("_used"), mark("_spent"), mark("_read")
@@ -64,6 +66,7 @@ class Record:
         self.single = True
         self.number, self.trace = 0, ""
         self.before: Record | None = None
+        self.end: Tensor | None = None
 
     def add(self, name: str, logits: Tensor, steps: int, timed: bool) -> None:
         """Take the logits of one call of a head.
@@ -82,6 +85,11 @@ class Record:
     def all_logits(self) -> list[Tensor]:
         """The logits of every call of every head."""
         return [logits for calls in self.logits.values() for logits in calls]
+
+    def nodes(self) -> set[Any]:
+        """Nodes of the graph that, in compiled code, tell that an output comes from it."""
+        ends = [] if self.end is None else [self.end]
+        return {tensor.grad_fn for tensor in (*self.all_logits(), *ends)}
 
 
 @dataclass(eq=False)
@@ -321,7 +329,7 @@ def records_behind(
 
     Args:
         output: What the loss is given: a model's output, or made of several.
-        compiled: Records of compiled code, where logits and output come from one and the same node.
+        compiled: Records of compiled code, where what is given back comes from nodes of its own.
 
     Returns:
         The records, each with the number of the model's output it came by, which compiled code does
@@ -329,7 +337,7 @@ def records_behind(
     """
     found: dict[int, tuple[Record, int | None]] = {}
     passed: set[Any] = set()
-    of_node = {x.grad_fn: (record, None) for record in compiled for x in record.all_logits()}
+    of_node = {node: (record, None) for record in compiled for node in record.nodes()}
     for node in _walk(output.grad_fn, passed, of_node):
         record = getattr(node, "shortcut_record", None) or of_node.get(node)
         if record is not None:

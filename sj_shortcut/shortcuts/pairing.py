@@ -195,9 +195,10 @@ def _why_no_record(root: nn.Module, forwards: Forwards) -> str:
         )
     return (
         f"this output does not come from a forward pass of the wrapped {type(root).__name__}: it "
-        "is another model's, it was detached and computed with again, or the model was called "
-        "around its hooks (model.forward(x) instead of model(x), SpikingJelly's "
-        "to_functional_forward). Give the loss the output of model(x)."
+        "is another model's, it was detached and computed with again, it is not of the last "
+        "forward of a compiled model, or the model was called around its hooks (model.forward(x) "
+        "instead of model(x), SpikingJelly's to_functional_forward). Give the loss the output of "
+        "model(x), where it is compiled before the next forward."
     )
 
 

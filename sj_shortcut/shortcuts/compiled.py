@@ -18,8 +18,7 @@ from torch import Tensor
 from torch._dynamo.comptime import ComptimeContext, comptime
 from torch._guards import CompileContext
 
-from sj_shortcut.shortcuts.forwards import Forwards, Record
-from sj_shortcut.shortcuts.pairing import in_time
+from sj_shortcut.shortcuts.forwards import Forwards, Record, in_time
 
 __all__ = ["heads_of_this_trace", "mark_join", "outside_of_the_graph", "this_trace"]
 

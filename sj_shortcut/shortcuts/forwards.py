@@ -1,13 +1,8 @@
-"""What the heads of a model gave in its forward passes, and how an output finds its own.
-
-A forward pass fills one :class:`Record`. The autograd node that joins the heads' logits to the
-model's output carries the record, so that the loss finds it by walking back from the output it is
-given. Nothing stale can be used, and the record goes with the graph.
-"""
+"""What the heads of a model gave in its forward passes, one :class:`Record` each."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +12,7 @@ from torch import Tensor
 from sj_shortcut.places.layout import Layout
 from sj_shortcut.shortcuts.marks import mark
 
-__all__ = ["Forwards", "Record", "join", "records_behind"]
+__all__ = ["Forwards", "Record", "in_time"]
 
 # Sequences of compiled code to keep for losses that are taken after a reset.
 _FINISHED = 4
@@ -45,6 +40,8 @@ class Record:
         number: Place in the order of all forwards.
         before: In compiled code the record before this one, of a single time step.
         trace: Which compiled code it is of.
+        end: Of the model's output in compiled code, a number that nothing else touches: both come
+            from one node of the graph, by which the output is known.
     """
 
     used, spent, read = mark("_used"), mark("_spent"), mark("_read")
@@ -64,6 +61,7 @@ class Record:
         self.single = True
         self.number, self.trace = 0, ""
         self.before: Record | None = None
+        self.end: Tensor | None = None
 
     def add(self, name: str, logits: Tensor, steps: int, timed: bool) -> None:
         """Take the logits of one call of a head.
@@ -82,6 +80,11 @@ class Record:
     def all_logits(self) -> list[Tensor]:
         """The logits of every call of every head."""
         return [logits for calls in self.logits.values() for logits in calls]
+
+    def nodes(self) -> set[Any]:
+        """Nodes of the graph that, in compiled code, tell that an output comes from it."""
+        ends = [] if self.end is None else [self.end]
+        return {tensor.grad_fn for tensor in (*self.all_logits(), *ends)}
 
 
 @dataclass(eq=False)
@@ -265,6 +268,25 @@ class Forwards:
         }
 
 
+def in_time(pieces: list[tuple[Tensor, int]], per_step: bool) -> Tensor:
+    """One tensor of the logits of several calls.
+
+    Args:
+        pieces: Logits of each call, with how many time steps it was.
+        per_step: Whether to keep time steps apart.
+    """
+    split = pieces[0][0].ndim == 3
+    if split:
+        steps = pieces[0][0] if len(pieces) == 1 else torch.cat([x for x, _ in pieces])
+        return steps if per_step else steps.mean(0)
+    if len(pieces) == 1:
+        return pieces[0][0]
+    weights = {t for _, t in pieces}
+    if len(weights) == 1:
+        return torch.stack([x for x, _ in pieces]).mean(0)
+    return torch.stack([x * t for x, t in pieces]).sum(0) / sum(t for _, t in pieces)
+
+
 def _line(newest: Record | None) -> list[Record]:
     """A record of compiled code with all before it, in the order of time."""
     found: list[Record] = []
@@ -272,79 +294,3 @@ def _line(newest: Record | None) -> list[Record]:
         found.append(newest)
         newest = newest.before
     return found[::-1]
-
-
-class _Join(torch.autograd.Function):
-    """Identity on the output that makes it depend on the logits, which get no gradient from it.
-
-    No gradient rather than zeros: it costs nothing, and zeros would meet a head's NaN. A copy of
-    the output rather than a view of it, so that code such as ``output /= T`` goes on working.
-    """
-
-    generate_vmap_rule = True  # for gradients sample by sample, with torch.func
-
-    @staticmethod
-    def forward(output: Tensor, *logits: Tensor) -> Tensor:
-        return output.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.logits = len(inputs) - 1
-        ctx.shortcut_record = None
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        if ctx.shortcut_record is not None:
-            ctx.shortcut_record[0].spent = True
-        return (grads[0], *[None] * ctx.logits)
-
-
-def join(output: Tensor, record: Record, index: int) -> Tensor:
-    """Hang the logits of a forward on one tensor of the model's output.
-
-    Args:
-        output: The tensor.
-        record: The record of the forward.
-        index: Which of the floating-point tensors of the output it is.
-    """
-    logits = [logits for logits in record.all_logits() if logits.requires_grad]
-    joined: Tensor = _Join.apply(output, *logits)
-    if not torch.compiler.is_compiling() and joined.grad_fn is not None:
-        joined.grad_fn.shortcut_record = (record, index)  # type: ignore[attr-defined]
-    return joined
-
-
-def records_behind(
-    output: Tensor, compiled: Iterable[Record] = ()
-) -> tuple[list[tuple[Record, int | None]], set[Any]]:
-    """The records of the forwards that an output comes from, in the order of its terms.
-
-    Args:
-        output: What the loss is given: a model's output, or made of several.
-        compiled: Records of compiled code, where logits and output come from one and the same node.
-
-    Returns:
-        The records, each with the number of the model's output it came by, which compiled code does
-        not tell, and all nodes of the graph that were passed on the way.
-    """
-    found: dict[int, tuple[Record, int | None]] = {}
-    passed: set[Any] = set()
-    of_node = {x.grad_fn: (record, None) for record in compiled for x in record.all_logits()}
-    for node in _walk(output.grad_fn, passed, of_node):
-        record = getattr(node, "shortcut_record", None) or of_node.get(node)
-        if record is not None:
-            found.setdefault(id(record[0]), record)
-    return list(found.values()), passed
-
-
-def _walk(root: Any, passed: set[Any], ends: Container[Any]) -> Iterator[Any]:
-    """Nodes in front of a graph, depth first, not going behind those that carry a record."""
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in passed:
-            continue
-        passed.add(node)
-        yield node
-        if getattr(node, "shortcut_record", None) is None and node not in ends:
-            waiting.extend(before for before, _ in reversed(node.next_functions))

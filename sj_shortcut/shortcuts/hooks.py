@@ -20,9 +20,10 @@ from sj_shortcut.places import Layout, layout_for, parse_layout
 from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.eval_mode import watch_for_updates_in_eval_mode
 from sj_shortcut.shortcuts.first_batch import look_if_needed
-from sj_shortcut.shortcuts.forwards import Forwards, Record, join
+from sj_shortcut.shortcuts.forwards import Forwards, Record
 from sj_shortcut.shortcuts.gates import above, below
 from sj_shortcut.shortcuts.hand_on import averages, averages_and_features
+from sj_shortcut.shortcuts.join import hang_on
 from sj_shortcut.shortcuts.oversight import tell, watch_for_unused_heads
 from sj_shortcut.shortcuts.together import compute_waiting, head_that_waits, wait
 from sj_shortcut.torch_model import (
@@ -35,7 +36,6 @@ from sj_shortcut.torch_model import (
     is_distributed,
     is_sharded,
     lost_its_weights,
-    map_tensors,
     require_module,
     tensors_in,
 )
@@ -200,7 +200,7 @@ def after_model(model: nn.Module, args: Any, output: Any, *, forwards: Forwards)
     ):
         return None
     _check_not_resharded(model, record, forwards)
-    return _hang_on(output, record)
+    return hang_on(output, record)
 
 
 def _leaves_all_out(model: nn.Module, record: Record, forwards: Forwards) -> bool:
@@ -275,39 +275,6 @@ def _unknown_axes(name: str, shape: tuple[int, ...], seen: str) -> NoReturn:
         f"the axes of the output of '{name}' {shape} are not known{seen and f' ({seen})'}: say "
         'which is which with layout=, such as layout="TNC...", in wrap_with_shortcuts.'
     )
-
-
-def _hang_on(output: Any, record: Record) -> Any:
-    tensors = [t for t in tensors_in(output) if _can_carry(t)]
-    if not tensors:
-        raise TypeError(
-            f"the model's output is a {type(output).__name__} without a tensor: shortcut heads "
-            "need one to hang on. Return tensors, in a tuple, list, dict or dataclass."
-        )
-    # Whichever of them a loss uses finds the record; where none has a graph yet, the first does.
-    none = not any(t.requires_grad for t in tensors)
-    # Counted, not told apart by id(), on which compiled code would be compiled anew at each call.
-    indices = iter(range(len(tensors)))
-
-    def hang(tensor: Tensor) -> Tensor:
-        if not _can_carry(tensor):
-            return tensor
-        index = next(indices)
-        due = tensor.requires_grad or (none and index == 0)
-        if not due:
-            return tensor
-        joined = join(tensor, record, index)
-        if record.trace:
-            from sj_shortcut.shortcuts.compiled import mark_join
-
-            mark_join(joined, record)
-        return joined
-
-    return map_tensors(output, hang)
-
-
-def _can_carry(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _check_not_overwritten(record: Record) -> None:

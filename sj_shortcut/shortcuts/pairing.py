@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sj_shortcut.shortcuts.forwards import Forwards, Record, records_behind
+from sj_shortcut.shortcuts.forwards import Forwards, Record, in_time
+from sj_shortcut.shortcuts.join import records_behind
 from sj_shortcut.shortcuts.picks import picks_behind
 
-__all__ = ["gathered", "heads_behind", "in_time", "why_no_heads"]
+__all__ = ["gathered", "heads_behind", "why_no_heads"]
 
 
 def heads_behind(
@@ -95,25 +96,6 @@ def _calls(record: Record, name: str) -> tuple[list[Tensor], list[int]]:
     return record.logits.get(name, []), record.steps.get(name, [])
 
 
-def in_time(pieces: list[tuple[Tensor, int]], per_step: bool) -> Tensor:
-    """One tensor of the logits of several calls.
-
-    Args:
-        pieces: Logits of each call, with how many time steps it was.
-        per_step: Whether to keep time steps apart.
-    """
-    split = pieces[0][0].ndim == 3
-    if split:
-        steps = pieces[0][0] if len(pieces) == 1 else torch.cat([x for x, _ in pieces])
-        return steps if per_step else steps.mean(0)
-    if len(pieces) == 1:
-        return pieces[0][0]
-    weights = {t for _, t in pieces}
-    if len(weights) == 1:
-        return torch.stack([x for x, _ in pieces]).mean(0)
-    return torch.stack([x * t for x, t in pieces]).sum(0) / sum(t for _, t in pieces)
-
-
 def _fitted(
     output: Tensor, records: list[Record], passed: set[Any], forwards: Forwards
 ) -> dict[str, Tensor]:
@@ -195,9 +177,10 @@ def _why_no_record(root: nn.Module, forwards: Forwards) -> str:
         )
     return (
         f"this output does not come from a forward pass of the wrapped {type(root).__name__}: it "
-        "is another model's, it was detached and computed with again, or the model was called "
-        "around its hooks (model.forward(x) instead of model(x), SpikingJelly's "
-        "to_functional_forward). Give the loss the output of model(x)."
+        "is another model's, it was detached and computed with again, it is not of the last "
+        "forward of a compiled model, or the model was called around its hooks (model.forward(x) "
+        "instead of model(x), SpikingJelly's to_functional_forward). Give the loss the output of "
+        "model(x), where it is compiled before the next forward."
     )
 
 

@@ -23,6 +23,7 @@ from sj_shortcut.shortcuts.forwards import Forwards, Record, in_time
 __all__ = ["heads_of_this_trace", "mark_join", "outside_of_the_graph", "this_trace"]
 
 _KEY = "sj_shortcut_logits"
+_before = [False]
 _ANOTHER = (
     "in one piece of compiled code, a ShortcutLoss takes the output of the model's last forward in "
     "it, and this one comes from an earlier forward, from several, or from another wrapped model "
@@ -46,6 +47,7 @@ def mark_join(joined: Tensor, record: Record) -> None:
     """
     logits = _with_gradients(record)  # read by the function below, as is ``joined``
     comptime(_mark_join)
+    record.shared = record.shared or _other_forward_before()
     del logits
 
 
@@ -116,7 +118,15 @@ def _fits(values: Tensor, output: Tensor) -> bool:
 
 def _mark_join(context: ComptimeContext) -> None:
     node = _node(context.get_local("joined").as_proxy())
-    node.meta[_KEY] = _nodes(context.get_local("logits").as_proxy())
+    logits = _nodes(context.get_local("logits").as_proxy())
+    node.meta[_KEY] = logits
+    _before[0] = any(other.meta.get(_KEY, logits) != logits for other in node.graph.nodes)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _other_forward_before() -> bool:
+    """What the last call of ``_mark_join`` found: a constant in the code that is being traced."""
+    return _before[0]
 
 
 def _check_origin(context: ComptimeContext) -> None:

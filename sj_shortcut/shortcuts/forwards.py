@@ -42,6 +42,7 @@ class Record:
         trace: Which compiled code it is of.
         end: Of the model's output in compiled code, a number that nothing else touches: both come
             from one node of the graph, by which the output is known.
+        shared: Whether the code was traced with another forward before it, which has that node too.
     """
 
     used, spent, read = mark("_used"), mark("_spent"), mark("_read")
@@ -62,6 +63,7 @@ class Record:
         self.number, self.trace = 0, ""
         self.before: Record | None = None
         self.end: Tensor | None = None
+        self.shared = False
 
     def add(self, name: str, logits: Tensor, steps: int, timed: bool) -> None:
         """Take the logits of one call of a head.

@@ -14,6 +14,13 @@ from sj_shortcut.shortcuts.picks import picks_behind
 
 __all__ = ["gathered", "heads_behind", "why_no_heads"]
 
+_ONE_OF_SEVERAL = (
+    "several forwards of wrapped models ran in one piece of compiled code, and nothing outside of "
+    "it tells which of them this output comes from. Compile each model alone, "
+    "torch.compile(model), and leave what calls it as it is; or take the loss in the same compiled "
+    "function."
+)
+
 
 def heads_behind(
     output: Tensor, root: nn.Module, forwards: Forwards
@@ -45,6 +52,8 @@ def heads_behind(
         return None
     found, passed = records_behind(output, forwards.of_compiled_code())
     records = [record for record, _ in found]
+    if any(record.shared for record in records):
+        raise RuntimeError(_ONE_OF_SEVERAL)
     if any(record.forwards is not forwards for record in records):
         raise RuntimeError(
             "this output comes from another wrapped model (or a copy) than the one that this "

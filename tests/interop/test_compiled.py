@@ -229,6 +229,15 @@ def test_an_output_is_paired_with_its_own_logits_or_told(function):
         torch.testing.assert_close(gradients(model), gradients(twin))
 
 
+@pytest.mark.parametrize("mode", ["m", "s"])
+@pytest.mark.parametrize("chosen", [0, 1])
+def test_which_of_two_forwards_is_told_where_the_loss_is_outside(chosen, mode):
+    (model, loss), _ = pair("handover", {}, mode)
+    both = torch.compile(lambda x: (model(x), model(2 * x)), backend="aot_eager")
+    with pytest.raises(RuntimeError, match="several forwards of wrapped models"):
+        loss(both(images())[chosen].mean(0), labels())
+
+
 def test_an_output_of_another_model_is_told():
     (model, _), (_, other) = pair("handover", {})
 

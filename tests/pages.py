@@ -1,5 +1,6 @@
 """The code on pages of the documentation, run as a reader would run it: from top to bottom."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,12 @@ LINKED = [
 
 
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]\d+)?")
+
+
+def environment() -> dict[str, str]:
+    """What a process of its own runs in: with the package of this checkout, in any folder."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 class Block(NamedTuple):

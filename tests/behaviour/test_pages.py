@@ -10,12 +10,15 @@ import torch
 import sj_shortcut
 from tests import pages
 
-# Their blocks are not one program from top to bottom: test_recipes.py and test_paper_page.py.
-RUN_ELSEWHERE = {"recipes.md", "paper.md"}
+# Their blocks are not one program from top to bottom: test_recipes.py, test_paper_page.py and
+# test_many_gpus.py.
+RUN_ELSEWHERE = {
+    pages.ROOT / "docs" / name for name in ("recipes.md", "paper.md", "tutorials/many_gpus.md")
+}
 WITH_CODE = [
     page
     for page in pages.PAGES
-    if pages.has_code(page) and page.name not in RUN_ELSEWHERE and page != pages.README
+    if pages.has_code(page) and page not in RUN_ELSEWHERE and page != pages.README
 ]
 LANGUAGES = {"python", "diff", "text", "output", "sh", "bat", "bash", "bibtex"}
 DIRECTIVES = {"{toctree}", "{eval-rst}"}
@@ -45,7 +48,7 @@ def test_pages_with_code_were_found():
     names = {name_of(page) for page in WITH_CODE}
     assert {"docs/quickstart.md", "docs/tutorials/gradients.md", "docs/schedules.md"} < names
     assert len(names) >= 12
-    assert all((pages.ROOT / "docs" / name).is_file() for name in RUN_ELSEWHERE)
+    assert all(page.is_file() for page in RUN_ELSEWHERE)
 
 
 @pytest.mark.parametrize("page", pages.PAGES, ids=name_of)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sj_shortcut.gradients.columns import COLUMNS, Row
-from sj_shortcut.shortcuts.forwards import records_behind
+from sj_shortcut.shortcuts.join import records_behind
 from sj_shortcut.torch_model import first_tensor, joint_norm, wide_dtype
 
 __all__ = ["Gradients", "GradientsFrom", "inner_product", "share_columns", "split_by_source"]

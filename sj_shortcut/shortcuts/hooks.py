@@ -20,9 +20,10 @@ from sj_shortcut.places import Layout, layout_for, parse_layout
 from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.eval_mode import watch_for_updates_in_eval_mode
 from sj_shortcut.shortcuts.first_batch import look_if_needed
-from sj_shortcut.shortcuts.forwards import Forwards, Record, join
+from sj_shortcut.shortcuts.forwards import Forwards, Record
 from sj_shortcut.shortcuts.gates import above, below
 from sj_shortcut.shortcuts.hand_on import averages, averages_and_features
+from sj_shortcut.shortcuts.join import join
 from sj_shortcut.shortcuts.oversight import tell, watch_for_unused_heads
 from sj_shortcut.shortcuts.together import compute_waiting, head_that_waits, wait
 from sj_shortcut.torch_model import (
@@ -301,9 +302,6 @@ def _hang_on(output: Any, record: Record) -> Any:
             from sj_shortcut.shortcuts.compiled import mark_join
 
             mark_join(joined, record)
-            # Where the model is cut into pieces, a logit's node need not be behind the output, and
-            # the compiler lets go of inputs without a gradient, such as the logits here. Not the
-            # output itself: what adds to it in place would give it another node.
             record.end = joined.sum()
         return joined
 

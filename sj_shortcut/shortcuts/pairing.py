@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sj_shortcut.shortcuts.forwards import Forwards, Record, records_behind
+from sj_shortcut.shortcuts.forwards import Forwards, Record
+from sj_shortcut.shortcuts.join import records_behind
 from sj_shortcut.shortcuts.picks import picks_behind
 
 __all__ = ["gathered", "heads_behind", "in_time", "why_no_heads"]

@@ -7,7 +7,7 @@ from sj_shortcut import (
     ShortcutLoss,
     gradient_flow,
 )
-from sj_shortcut.shortcuts.forwards import records_behind
+from sj_shortcut.shortcuts.join import records_behind
 from sj_shortcut.shortcuts.pairing import gathered
 from tests.calls import calls_in
 from tests.gradients.tools import autograd, batches, criterion, layers_of, wrapped

@@ -10,7 +10,8 @@ from sj_shortcut.shortcuts.compiled import (
     outside_of_the_graph,
     this_trace,
 )
-from sj_shortcut.shortcuts.forwards import Forwards, Record, join
+from sj_shortcut.shortcuts.forwards import Forwards, Record
+from sj_shortcut.shortcuts.join import join
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
 from sj_shortcut import ShortcutLoss, shortcut_branches, wrap_with_shortcuts
-from sj_shortcut.shortcuts.forwards import records_behind
 from sj_shortcut.shortcuts.hooks import branch_in, forwards_of, has_shortcuts
+from sj_shortcut.shortcuts.join import records_behind
 from tests.nets.small import Net, images, labels
 from tests.shortcuts.tools import has_logits
 

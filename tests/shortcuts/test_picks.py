@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sj_shortcut.shortcuts.forwards import records_behind
+from sj_shortcut.shortcuts.join import records_behind
 from sj_shortcut.shortcuts.picks import picks_behind
 
 T, N, K = 3, 5, 4

@@ -75,14 +75,15 @@ def activation_behind(
     """
     if isinstance(criterion, nn.NLLLoss):
         return _ACTIVATIONS[_LOG_SOFTMAX]
-    if isinstance(criterion, nn.CrossEntropyLoss | nn.BCEWithLogitsLoss):
+    if isinstance(criterion, (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss)):
         return None
     return _ACTIVATIONS.get(_origin(output.grad_fn))
 
 
 def is_told(criterion: Callable[..., Any]) -> bool:
     """Whether a criterion alone says so, whatever is behind an output."""
-    return isinstance(criterion, nn.NLLLoss | nn.CrossEntropyLoss | nn.BCEWithLogitsLoss)
+    # A tuple, as PyTorch 2.6 cannot trace a union of types.
+    return isinstance(criterion, (nn.NLLLoss, nn.CrossEntropyLoss, nn.BCEWithLogitsLoss))
 
 
 def _origin(node: Any) -> str:

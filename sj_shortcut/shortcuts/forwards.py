@@ -40,8 +40,10 @@ class Record:
         number: Place in the order of all forwards.
         before: In compiled code the record before this one, of a single time step.
         trace: Which compiled code it is of.
-        end: Of the model's output in compiled code, a number that nothing else touches: both come
-            from one node of the graph, by which the output is known.
+        end: Of the model's output in compiled code, a number: both come from one node of the graph,
+            by which the output is known where the model is cut in pieces, as the compiler lets go
+            of inputs without a gradient, such as the logits of other pieces. Not the output itself:
+            what adds to it in place would give it another node.
         shared: Whether the code was traced with another forward before it, which has that node too.
     """
 

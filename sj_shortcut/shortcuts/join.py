@@ -90,9 +90,6 @@ def hang_on(output: Any, record: Record) -> Any:
             from sj_shortcut.shortcuts.compiled import mark_join
 
             mark_join(joined, record)
-            # Where the model is cut into pieces, a logit's node need not be behind the output, and
-            # the compiler lets go of inputs without a gradient, such as the logits here. Not the
-            # output itself: what adds to it in place would give it another node.
             record.end = joined.sum()
         return joined
 

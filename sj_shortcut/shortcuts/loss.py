@@ -100,7 +100,7 @@ class ShortcutLoss(nn.Module):
         self._root = (find_wrapped(model),)  # in a tuple: the loss does not own the model
         arguments.check_options(criterion, schedule, combine, per_step)
         arguments.check_price(price, self._root[0])
-        forwards = forwards_of(self._root[0])
+        self._forwards = forwards = forwards_of(self._root[0])
         self.weights = weights_by_name(weights, forwards.names)
         # Given in order of depth, they follow the heads if the first batch shows another order.
         self._in_order = None if isinstance(weights, Mapping) else list(self.weights.values())
@@ -221,10 +221,11 @@ class ShortcutLoss(nn.Module):
         """The same where a compiler traces, in one piece if it has traced the model as well."""
         from sj_shortcut.shortcuts import compiled
 
-        root = self._root[0]
         here = self._coefficients.kept.device == output.device
-        if here and has_shortcuts(root) and (is_told(self.criterion) or self._activation_known):
-            forwards = forwards_of(root)
+        if here and (is_told(self.criterion) or self._activation_known):
+            # PyTorch 2.6 cannot read the model's hooks while it traces. Where the model was wrapped
+            # anew since, nothing is found in these, and the code is cut in two.
+            forwards = self._forwards
             self._check_still_fits(forwards.names, forwards.per_step)
             heads = compiled.heads_of_this_trace(output, forwards)
             if heads is not None:

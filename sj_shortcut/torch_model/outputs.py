@@ -28,7 +28,7 @@ def map_tensors(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """
     if isinstance(output, Tensor):
         return change(output)
-    if dataclasses.is_dataclass(output) and not isinstance(output, type | dict):
+    if dataclasses.is_dataclass(output) and not isinstance(output, (type, dict)):
         return _map_fields(output, change)
     leaves, tree = _pytree.tree_flatten(output, is_leaf=_is_dataclass)
     if len(leaves) == 1 and leaves[0] is output:
@@ -69,7 +69,7 @@ def first_tensor(output: Any) -> Tensor | None:
 
 
 def _is_dataclass(thing: Any) -> bool:
-    return dataclasses.is_dataclass(thing) and not isinstance(thing, type | dict)
+    return dataclasses.is_dataclass(thing) and not isinstance(thing, (type, dict))
 
 
 def _map_fields(output: Any, change: Callable[[Tensor], Tensor]) -> Any:

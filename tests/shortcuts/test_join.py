@@ -43,3 +43,14 @@ def test_outputs_of_compiled_code_are_known_by_the_node_that_logits_came_from():
     record.add("a", both[1], 1, False)
     assert records_behind(2 * both[0], [record])[0] == [(record, None)]
     assert records_behind(2 * both[0])[0] == []
+
+
+def test_outputs_of_compiled_code_in_pieces_are_known_by_the_node_of_their_end():
+    forwards = Forwards()
+    record = Record(forwards, graded=True)
+    record.add("a", torch.rand(N, K, requires_grad=True) * 1, 1, False)  # of another piece
+    output, end = torch.rand(2, N, K, requires_grad=True).unbind(0)
+    assert records_behind(output, [record])[0] == []
+    record.end = end
+    output = output + 1
+    assert records_behind(output, [record])[0] == [(record, None)]

@@ -2,11 +2,12 @@
 
 Colours are those of Okabe and Ito, "Color Universal Design" (2008), which the colour-blind can tell
 apart; lines differ by dashes and markers as well, for print in grey. What is called "vanilla",
-or "vanilla, ...", is grey in every figure, beside the colours of what is compared with it.
+"vanilla, ..." or "vanilla (...)", is grey in every figure, beside the colours of what is compared with it.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 GREY = "0.45"
 DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_VANILLA = "vanilla"
+_VANILLA = re.compile(r"vanilla(,| \(|$)")
 
 __all__ = ["COLOURS", "DASHES", "GREY", "Look", "colours", "in_order", "looks_of"]
 
@@ -40,7 +41,7 @@ def looks_of(levels: list[Any]) -> list[Look]:
     """The look of each line, given what they are of: runs by name, say, or epochs in order."""
     if in_order(levels):
         return [Look(colour, "-", "o") for colour in colours(len(levels), by_order=True)]
-    named = [level for level in levels if str(level).split(",")[0] == _VANILLA]
+    named = [level for level in levels if _VANILLA.match(str(level))]
     looks, others = [], 0
     for level in levels:
         if named == [level]:

@@ -16,7 +16,14 @@ def test_flow_tells_lines_apart_without_colour() -> None:
     assert len({look[2] for look in looks}) == 7
 
 
-@pytest.mark.parametrize("runs", [["vanilla", "shortcuts"], ["shortcuts", "vanilla, lr 0.1"]])
+@pytest.mark.parametrize(
+    "runs",
+    [
+        ["vanilla", "shortcuts"],
+        ["shortcuts", "vanilla, lr 0.1"],
+        ["shortcuts", "vanilla (9 in all)"],
+    ],
+)
 def test_vanilla_is_grey_and_what_is_compared_with_it_blue_in_whichever_order(runs) -> None:
     ax = plot_gradient_flow(pd.concat([flow(run=run) for run in runs]))
     colours = dict(zip(labels(ax), [line.get_color() for line in ax.lines[:2]], strict=True))

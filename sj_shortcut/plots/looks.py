@@ -2,7 +2,7 @@
 
 Colours are those of Okabe and Ito, "Color Universal Design" (2008), which the colour-blind can tell
 apart; lines differ by dashes and markers as well, for print in grey. What is called "vanilla",
-"vanilla, ..." or "vanilla (...)" is grey everywhere, beside the colours of what is compared with it.
+"vanilla, ..." or "vanilla (...)" is grey, beside the colours of what is compared with it.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def looks_of(levels: list[Any]) -> list[Look]:
     looks, others = [], 0
     for level in levels:
         if named == [level]:
-            looks.append(Look(GREY, "--", "s"))
+            looks.append(Look(GREY, "-", "s"))
             continue
         i, others = others, others + 1
         colour, dashes = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]

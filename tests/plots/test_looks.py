@@ -7,13 +7,13 @@ from tests.plots.tools import drawn, flow, labels
 
 
 def test_flow_tells_lines_apart_without_colour() -> None:
-    frame = pd.concat([flow(run=f"run {i}") for i in range(7)])
+    frame = pd.concat([flow(run=name) for name in ("vanilla", *"abcdefg")])
     looks = [
         (line.get_linestyle(), line.get_marker(), line.get_color())
         for line in plot_gradient_flow(frame).lines
     ]
-    assert len({look[:2] for look in looks}) == 7
-    assert len({look[2] for look in looks}) == 7
+    assert len({look[:2] for look in looks}) == 8
+    assert len({look[2] for look in looks}) == 8
 
 
 @pytest.mark.parametrize(

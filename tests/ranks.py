@@ -9,6 +9,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+# The reason why FSDP2 cannot run without a GPU here; empty if it can. PyTorch 2.6 asks the stream
+# of a CPU for what only that of a GPU has.
+if not dist.is_gloo_available():
+    NO_FSDP2 = "PyTorch lacks gloo"
+elif not hasattr(torch.cpu.Stream, "record_event"):
+    NO_FSDP2 = "FSDP2 of this PyTorch runs on GPUs only"
+else:
+    NO_FSDP2 = ""
+
 
 def on_ranks(work: Callable[[int], Any], folder: Path, count: int = 2) -> list[Any]:
     """What ``work(rank)`` returns in each of ``count`` processes connected by gloo."""

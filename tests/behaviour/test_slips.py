@@ -36,7 +36,7 @@ from sj_shortcut import (
     summarize,
     wrap_with_shortcuts,
 )
-from tests.nets.small import CLASSES, Net
+from tests.nets.small import CLASSES, Net, skip_unless_neurons_compile
 from tests.ranks import on_ranks
 
 SJ2 = not hasattr(functional, "set_backend")
@@ -237,6 +237,7 @@ def test_an_output_that_was_cut_off_is_told(cut):
 
 
 def test_two_losses_on_one_output_of_a_compiled_model_without_an_eager_forward_before():
+    skip_unless_neurons_compile()
     model, x = wrapped(), images()
     expected = by_hand(model, model(x).mean(0), Y)
     other = wrapped()
@@ -247,6 +248,7 @@ def test_two_losses_on_one_output_of_a_compiled_model_without_an_eager_forward_b
 
 
 def test_time_steps_of_a_compiled_model_gather():
+    skip_unless_neurons_compile()
     model, x = wrapped("s"), images()
     expected = by_hand(model, sum(map(model, x)) / T, Y)
     functional.reset_net(model)

@@ -9,7 +9,14 @@ from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
 from sj_shortcut import ShortcutLoss, wrap_with_shortcuts
-from tests.nets.small import Net, StatelessNet, gradients, images, labels
+from tests.nets.small import (
+    Net,
+    StatelessNet,
+    gradients,
+    images,
+    labels,
+    skip_unless_neurons_compile,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*side effects")
 
@@ -126,6 +133,7 @@ def test_neurons_with_memory_in_pieces():
             torch._dynamo.graph_break()
             return self.fc(self.layer3(self.layer2(x)))
 
+    skip_unless_neurons_compile()
     (model, loss), (twin, other) = pair(Remembering)
     compiled = torch.compile(model, backend="aot_eager")
     for _ in range(3):

@@ -134,6 +134,10 @@ def run_onnx(file: Path, x: Tensor) -> Tensor:
 
 def test_onnx(case, tmp_path):
     model, x, expected = case
+    try:
+        torch.onnx.export(plain_model(type(model[2])).eval(), (x,), dynamo=True, verbose=False)
+    except torch.onnx.errors.OnnxExporterError:
+        pytest.skip("this PyTorch, with this onnxscript, cannot export a batch norm")
     torch.onnx.export(model, (x,), tmp_path / "model.onnx", dynamo=True, verbose=False)
     torch.testing.assert_close(run_onnx(tmp_path / "model.onnx", x), expected)
 
@@ -143,7 +147,8 @@ def test_a_wrapped_model_in_eval_mode_exports_without_its_heads(case):
     wrap_with_shortcuts(model)
     if not SECOND_GENERATION:
         with_states_made(model, x)
-    program = torch.export.export(model, (x,))
+    # As by default in newer PyTorch: tracing of 2.6 loses parameters where a module has hooks.
+    program = torch.export.export(model, (x,), strict=False)
     torch.testing.assert_close(program.module()(x), expected)
     assert not any(
         "shortcut" in str(node.target) for node in program.graph.nodes if node.op == "call_function"

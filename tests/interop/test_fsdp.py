@@ -19,9 +19,9 @@ from sj_shortcut import (
     wrap_with_shortcuts,
 )
 from tests.nets.small import Net, images, labels, same
-from tests.ranks import on_ranks
+from tests.ranks import NO_FSDP2, on_ranks
 
-pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="PyTorch lacks gloo")
+pytestmark = pytest.mark.skipif(bool(NO_FSDP2), reason=NO_FSDP2)
 
 RANKS, STEPS = 2, 3
 BF16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)

@@ -7,6 +7,7 @@ from spikingjelly.activation_based import base
 
 from sj_shortcut import has_shortcuts
 from tests import recipes
+from tests.ranks import NO_FSDP2
 
 SECOND_GENERATION = hasattr(base, "to_functional_forward")
 TITLES = [title for title in recipes.SECTIONS if recipes.blocks(title) and title != "Recipes"]
@@ -41,6 +42,8 @@ def _in_an_empty_folder(monkeypatch, tmp_path):
 def test_recipe_runs(title):
     if "(SpikingJelly 2.0.0)" in title and not SECOND_GENERATION:
         pytest.skip("needs SpikingJelly 2.0.0")
+    if title == "FSDP2" and NO_FSDP2:
+        pytest.skip(NO_FSDP2)
     if title in ("DistributedDataParallel", "FSDP2"):
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     torch.manual_seed(0)

@@ -1,7 +1,9 @@
 """Small networks that several tests train."""
 
+import functools
 from typing import Any
 
+import pytest
 import torch
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
@@ -69,3 +71,18 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return torch.equal(a, b)
     return type(a) is type(b) and not isinstance(a, Tensor) and a == b
+
+
+@functools.cache
+def _neurons_compile() -> bool:
+    try:
+        torch.compile(stage(1, 1), backend="eager")(torch.zeros(1, 1))
+    except torch._dynamo.exc.InternalTorchDynamoError:
+        return False
+    return True
+
+
+def skip_unless_neurons_compile() -> None:
+    """PyTorch 2.6 cannot compile torch.jit's functions, which 0.0.0.0.14's LIF neurons call."""
+    if not _neurons_compile():
+        pytest.skip("this PyTorch cannot compile functions of torch.jit, as these neurons have")

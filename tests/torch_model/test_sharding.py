@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from sj_shortcut.torch_model.sharding import is_sharded, lost_its_weights
-from tests.ranks import on_ranks
+from tests.ranks import NO_FSDP2, on_ranks
 
 
 class Model(nn.Module):
@@ -56,7 +56,7 @@ def lost(rank: int) -> Any:
     return seen
 
 
-@pytest.mark.skipif(not dist.is_gloo_available(), reason="PyTorch lacks gloo")
+@pytest.mark.skipif(bool(NO_FSDP2), reason=NO_FSDP2)
 def test_a_branch_in_the_group_of_a_module_around_it_is_without_weights(tmp_path: Path) -> None:
     due = {
         "before": (False, False),

@@ -21,7 +21,16 @@ from sj_shortcut import (
     shortcut_parameters,
     wrap_with_shortcuts,
 )
-from tests.nets.small import CLASSES, N, Net, T, gradients, images, labels
+from tests.nets.small import (
+    CLASSES,
+    N,
+    Net,
+    T,
+    gradients,
+    images,
+    labels,
+    skip_unless_neurons_compile,
+)
 
 HEADS = ["layer1.1", "layer2.1"]
 
@@ -364,9 +373,14 @@ class Holder(nn.Module):
         return self.module(x)
 
 
+def compiled(model: nn.Module) -> nn.Module:
+    skip_unless_neurons_compile()
+    return torch.compile(model, backend="eager")
+
+
 @pytest.mark.parametrize(
     "outer",
-    [lambda model: model, Holder, lambda model: torch.compile(model, backend="eager")],
+    [lambda model: model, Holder, compiled],
     ids=["bare", "inside another module", "compiled"],
 )
 def test_it_finds_the_wrapped_model(outer):

@@ -16,7 +16,7 @@ from sj_shortcut.gradients.fetcher import Fetcher
 from sj_shortcut.gradients.firing import ask_for, firing_rows
 from sj_shortcut.gradients.spikes import quantities
 from sj_shortcut.gradients.tracer import Tracer
-from sj_shortcut.gradients.weights import WeightMeasure, measure_weights
+from sj_shortcut.gradients.weights import WeightMeasure, measure_weights, refuse_sharded
 from sj_shortcut.gradients.when import When, as_predicate
 from sj_shortcut.torch_model.preserve import preserved
 from sj_shortcut.torch_model.ranks import rank
@@ -152,6 +152,8 @@ class GradientRecorder:
     def __enter__(self) -> GradientRecorder:
         if self._entered:
             raise RuntimeError("this GradientRecorder is recording already: enter it once.")
+        for one in self._tracer.layers:  # in every process: one that raised alone would hang others
+            refuse_sharded(one)
         self._entered = True
         self._prepare()
         return self

@@ -22,6 +22,7 @@ __all__ = [
     "derived",
     "measure_weights",
     "reduction",
+    "refuse_sharded",
 ]
 
 
@@ -163,20 +164,30 @@ class WeightMeasure:
         return "ok" if norm else "zero"
 
 
+def refuse_sharded(layer: WeightLayer) -> None:
+    """Raise if this process holds a part of the weights only.
+
+    Raises:
+        TypeError: If a parameter is a shard of one.
+    """
+    for weight in layer.weights:
+        if hasattr(weight, "full_tensor"):
+            raise TypeError(
+                f"the weight of '{layer.name}' is a {type(weight).__name__}, of which each process "
+                "holds a part: gradients of sharded parameters (FSDP, tensor parallelism) cannot "
+                "be measured here. Measure before sharding, or under DistributedDataParallel; "
+                "ShortcutLogger does without them with layers=False."
+            )
+
+
 def measure_weights(layer: WeightLayer, grads: Sequence[Tensor | None]) -> WeightMeasure:
     """Measure the weights of a layer and their gradients, in the order of ``layer.weights``.
 
     Raises:
         TypeError: If a parameter is a shard of one.
     """
+    refuse_sharded(layer)
     weights = layer.weights
-    for weight in weights:
-        if hasattr(weight, "full_tensor"):
-            raise TypeError(
-                f"the weight of '{layer.name}' is a {type(weight).__name__}, of which each process "
-                "holds a part: gradients of sharded parameters (FSDP, tensor parallelism) cannot "
-                "be measured here. Measure before sharding, or under DistributedDataParallel."
-            )
     seen = LayerGradient(
         weights=[weight.detach() for weight in weights],
         grads=[grad.detach() for grad in grads if grad is not None],

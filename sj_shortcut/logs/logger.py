@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sj_shortcut.gradients.flow import gradient_flow
 from sj_shortcut.gradients.recorder import GradientRecorder
 from sj_shortcut.gradients.run_model import Forward, moved_to, output_of, pairs
-from sj_shortcut.gradients.when import When
+from sj_shortcut.gradients.when import When, as_predicate
 from sj_shortcut.logs.scalars import Scalars, layer_scalars, shortcut_scalars
 from sj_shortcut.logs.writers import writer_for
 from sj_shortcut.neurons import reset_states
@@ -49,7 +49,7 @@ class ShortcutLogger:
         every: Every how many steps to write, or a predicate of the step; see
             :class:`GradientRecorder`.
         start: Number of the first step, for a training that goes on.
-        layers: Whether to write numbers of layers.
+        layers: Whether to write numbers of layers; they cannot be had of a sharded model (FSDP).
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -99,18 +99,22 @@ class ShortcutLogger:
         self._criterion = criterion
         spikes = ("firing_rate",) if layers and bare_model(model)[1] is None else ()
         self._columns = ("weight_grad_norm", *spikes) if layers else ()
-        self._recorder = GradientRecorder(model, when=every, activity=spikes)
+        self._when, self._steps = as_predicate(every), 0
+        # Not made where it is not needed: gradients of sharded weights cannot be measured.
+        self._recorder = GradientRecorder(model, when=every, activity=spikes) if layers else None
         # Last: whatever is refused leaves no file behind.
         self._writers = [writer_for(one) for one in to] if rank() == 0 else []
         self._next = start
         self._told = False
 
     def __enter__(self) -> ShortcutLogger:
-        self._recorder.__enter__()
+        if self._recorder is not None:
+            self._recorder.__enter__()
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        self._recorder.__exit__(*exc)
+        if self._recorder is not None:
+            self._recorder.__exit__(*exc)
 
     def step(self) -> bool:
         """Write, if this step is due. Call it after ``loss.backward()``, inside ``with``.
@@ -124,20 +128,24 @@ class ShortcutLogger:
         Warns:
             ShortcutWarning: Once, if the model is in eval mode.
         """
-        measured = self._recorder.step()
+        recorder = self._recorder
+        measured = bool(self._when(self._steps)) if recorder is None else recorder.step()
         if not (self._model.training or self._told):
             self._told = True
             warnings.warn(
                 "step() of ShortcutLogger was called in eval mode, and counts as a step of "
-                "training: it writes the losses of validation beside old gradients. Call it after "
-                "loss.backward() of training steps alone, and look(...) for validation.",
+                "training: it writes losses and gradients of an earlier step once more. Call it "
+                "after loss.backward() of training steps alone, and look(...) for validation.",
                 ShortcutWarning,
                 stacklevel=2,
             )
         if measured:
             values = shortcut_scalars(self._model, self._criterion)
-            self._write(values | layer_scalars(self._recorder.latest, self._columns))
+            if recorder is not None:
+                values |= layer_scalars(recorder.latest, self._columns)
+            self._write(values)
         self._next += 1
+        self._steps += 1
         return measured
 
     def look(self, batches: Any, *, forward: Forward | None = None) -> Scalars:

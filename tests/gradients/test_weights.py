@@ -132,6 +132,7 @@ def test_sharded_weights(tmp_path: Path) -> None:
     told = (
         "the weight of 'layer1.0' is a DTensor, of which each process holds a part: gradients of "
         "sharded parameters (FSDP, tensor parallelism) cannot be measured here. Measure before "
-        "sharding, or under DistributedDataParallel."
+        "sharding, or under DistributedDataParallel; ShortcutLogger does without them with "
+        "layers=False."
     )
     assert on_ranks(record_shards, tmp_path) == [told, told]

@@ -13,6 +13,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from sj_shortcut import (
     ConstantSchedule,
+    ShortcutLogger,
     ShortcutLoss,
     remove_shortcuts,
     shortcut_branches,
@@ -117,6 +118,20 @@ def bf16_gradients(mesh: Any) -> dict[str, bool]:
     return {name: bool(grad.isfinite().all() and grad.any()) for name, grad in grads.items()}
 
 
+def logged(mesh: Any, layers: bool) -> list[str]:
+    model, found = wrapped_net(), list[str]()
+    shard(model, ["heads", "stages"], mesh)
+    fully_shard(model, mesh=mesh)
+    criterion = ShortcutLoss(model, nn.CrossEntropyLoss())
+    write = lambda values, step: found.extend(f"{step} {name}" for name in values)  # noqa: E731
+    with ShortcutLogger(model, criterion, write, every=2, layers=layers) as logger:
+        for _ in range(3):
+            criterion(model(images()).mean(0), labels()).backward()
+            functional.reset_net(model)
+            logger.step()
+    return found
+
+
 def train_with_heads_in_their_stage(mesh: Any) -> None:
     model = wrapped_net()
     shard(model, ["stages"], mesh)
@@ -136,6 +151,8 @@ def one_rank(rank: int) -> dict[str, Any]:
         name: train_layout(mesh, rank, **layout) for name, layout in LAYOUTS.items()
     }
     results["bf16"] = bf16_gradients(mesh)
+    results["logged"] = logged(mesh, layers=False)
+    results["logged layers"] = error_of(lambda: logged(mesh, layers=True))
     results["heads in their stage"] = error_of(lambda: train_with_heads_in_their_stage(mesh))
     results["wrapped last"] = error_of(lambda: wrap_sharded(mesh, inside=False))
     results["wrapped around"] = error_of(lambda: wrap_sharded(mesh, inside=True))
@@ -182,6 +199,17 @@ def test_heads_leave_a_sharded_model_which_trains_on(ranks, name):
 
 def test_bf16_policy_gives_every_parameter_a_gradient(ranks):
     assert ranks[0]["bf16"] == dict.fromkeys(wrapped_net().state_dict(), True)
+
+
+def test_a_logger_writes_all_but_numbers_of_layers(ranks):
+    heads = ("layer1.1", "layer2.1")
+    names = [f"loss/{name}" for name in ("total", "main", *heads)] + [f"lambda/{n}" for n in heads]
+    assert ranks[0]["logged"] == [f"{step} {name}" for step in (0, 2) for name in names]
+    assert ranks[1]["logged"] == []
+    assert (
+        ranks[0]["logged layers"].startswith("TypeError")
+        and "sharded" in (ranks[0]["logged layers"])
+    )
 
 
 def test_a_head_sharded_with_its_stage_is_an_error_that_says_what_to_do(ranks):

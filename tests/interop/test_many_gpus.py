@@ -51,7 +51,7 @@ train.dist.destroy_process_group()
 
 def patched(script: str, diff: str) -> str:
     """A script after a diff, of which each part has to fit in one place."""
-    for part in re.split(r"^@@.*\n", diff, flags=re.M):
+    for part in filter(None, re.split(r"^@@.*\n", diff, flags=re.M)):
         before, after = ("\n".join(_lines(part, marks)) for marks in (" -", " +"))
         assert script.count(before) == 1, before
         script = script.replace(before, after)

@@ -402,9 +402,10 @@ def test_a_forward_with_explicit_states_says_that_it_skips_the_heads(flat):
         loss_of(model)(output.mean(0), labels())
     assert str(error.value) == (
         f"this output does not come from a forward pass of the wrapped {type(model).__name__}: it "
-        "is another model's, it was detached and computed with again, or the model was called "
-        "around its hooks (model.forward(x) instead of model(x), SpikingJelly's "
-        "to_functional_forward). Give the loss the output of model(x)."
+        "is another model's, it was detached and computed with again, it is not of the last "
+        "forward of a compiled model, or the model was called around its hooks (model.forward(x) "
+        "instead of model(x), SpikingJelly's to_functional_forward). Give the loss the output of "
+        "model(x), where it is compiled before the next forward."
     )
 
 

@@ -21,7 +21,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 OLD := $(VENV)/spikingjelly-0.0.0.0.14
 PIP_INSTALL := $(PY) -m pip --disable-pip-version-check install
-PYTEST := $(PY) -m pytest -n $(WORKERS)
+# A worker that is done takes over what another has not begun.
+PYTEST := $(PY) -m pytest -n $(WORKERS) --dist worksteal
 
 # The counts in pytest's JUnit file, in words.
 N := "\([0-9]*\)"

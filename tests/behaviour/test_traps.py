@@ -635,13 +635,13 @@ def test_an_interrupt_while_making_heads_leaves_the_model_as_it_was():
     wrap_with_shortcuts(model)
 
 
-def test_a_thousand_cycles_leave_nothing_behind():
+def test_hundreds_of_cycles_leave_nothing_behind():
     model = nn.Sequential(
         layer.Linear(8, 4), Fire(), layer.Linear(4, 2), Fire(), layer.Linear(2, 2)
     )
     before = pickle.dumps(model)
     heads = weakref.WeakSet()
-    for _ in range(1000):
+    for _ in range(200):
         wrap_with_shortcuts(model)
         heads.add(shortcut_branches(model)["1"])
         remove_shortcuts(model)

@@ -45,6 +45,7 @@ def look(model):
 
 train.ShortcutLoss, train.remove_shortcuts = make, look
 train.main()
+train.gc.collect()
 train.dist.destroy_process_group()
 """
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, replace
 
-from analysis.paper.plan import METHODS, NAMES, RATE, Run, plan
+from analysis.paper.plan import CLAIMED, METHODS, NAMES, RATE, Run, plan
 
 
 def test_every_seed_has_every_method_on_both_networks() -> None:
@@ -19,13 +19,14 @@ def test_every_seed_has_every_method_on_both_networks() -> None:
 
 def test_any_beginning_tells_most() -> None:
     runs = plan()
-    seeds = [run.seed for run in runs]
-    assert seeds == sorted(seeds)
-    assert [run.method for run in runs[:4]] == ["vanilla", "eq6", "eq10", "defaults"]
-    assert [run.depth for run in runs[:8]] == [18] * 4 + [34] * 4
-    others = [index for index, run in enumerate(runs) if run.lr != RATE and run.seed == 0]
-    methods = [index for index, run in enumerate(runs) if run.lr == RATE and run.seed == 0]
-    assert max(methods) < min(others)
+    claimed, rates = runs[:18], runs[18:30]
+    assert {run.method for run in claimed} == set(CLAIMED)
+    assert {run.lr for run in claimed} == {RATE}
+    for part, a_seed in ((claimed, 6), (rates, 4), (runs[30:], 5)):
+        assert [run.seed for run in part] == [0] * a_seed + [1] * a_seed + [2] * a_seed
+    assert {run.depth for run in claimed[:6]} == {18, 34}
+    assert {run.method for run in rates} == {"vanilla"}
+    assert RATE not in {run.lr for run in rates}
 
 
 def test_vanillas_rate_is_bracketed() -> None:

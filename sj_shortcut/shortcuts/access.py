@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -110,10 +110,8 @@ def shortcut_logits(model: nn.Module) -> dict[str, Tensor]:
         raise RuntimeError(why_no_heads(root, forwards))
     for name in set(forwards.names) - logits.keys():
         _branch(root, name, forwards)
-    for record in records:
-        if not record.read:
-            record.read = True
-            _watch_backward(record)
+    if any(not record.read for record in records):
+        _watch_backward(records, logits.values())
     return logits
 
 
@@ -125,19 +123,21 @@ def _branch(root: nn.Module, name: str, forwards: Forwards) -> ShortcutBranch:
     return branch_in(module, name, forwards)[1]
 
 
-def _watch_backward(record: Record) -> None:
+def _watch_backward(records: Sequence[Record], logits: Iterable[Tensor]) -> None:
     """Notice a backward pass of a loss of the heads alone, which goes not through the output."""
-    logits = next((one for one in record.all_logits() if one.requires_grad), None)
-    if logits is None:
-        return
-    known = weakref.ref(record)  # the record holds the logits
+    known = [weakref.ref(record) for record in records]  # which hold the logits
 
     def spend(grad: Tensor) -> None:
-        there = known()
-        if there is not None:
-            there.spent = True
+        for there in known:
+            record = there()
+            if record is not None:
+                record.spent = True
 
-    logits.register_hook(spend)
+    for record in records:
+        record.read = True
+    for one in logits:
+        if one.requires_grad:
+            one.register_hook(spend)
 
 
 @contextmanager

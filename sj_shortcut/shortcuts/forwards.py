@@ -25,7 +25,9 @@ class Record:
         forwards: Of which model.
         logits: For each head that ran, its logits call by call: ``[N, K]``, per step ``[T, N, K]``.
         steps: Time steps in each of these calls.
-        waiting: Heads that are computed when the forward ends, each with its averages.
+        waiting: Heads that are still to be computed, each with its averages: when the forward ends,
+            or, where it is one time step of several, all steps at once when someone asks.
+        together: Logits computed for this record and those before it, with their numbers.
         averages: Of each head computed so, what it was given, call by call: its gradients go back
             from here alone, as the logits of all heads come from one node of the graph.
         tapped: The features and their versions, until the forward ends.
@@ -55,6 +57,7 @@ class Record:
         self.logits: dict[str, list[Tensor]] = {}
         self.steps: dict[str, list[int]] = {}
         self.waiting: dict[str, Any] = {}
+        self.together: tuple[tuple[int, ...], dict[str, Tensor]] | None = None
         self.averages: dict[str, list[Tensor]] = {}
         self.tapped: list[tuple[str, Tensor, int]] = []
         self.blocked: list[str] = []
@@ -84,6 +87,17 @@ class Record:
     def all_logits(self) -> list[Tensor]:
         """The logits of every call of every head."""
         return [logits for calls in self.logits.values() for logits in calls]
+
+    def tensors(self) -> list[Tensor]:
+        """What heads gave, and of those that wait what their logits will be computed from."""
+        averages = [x for name in self.waiting for x in self.averages[name]]
+        parameters = [x for one in self.waiting.values() for x in (one.weight, one.bias)]
+        return [*self.all_logits(), *averages, *parameters]
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of the forward, as its first head saw them."""
+        return self.tensors()[0].shape[-2]
 
     def nodes(self) -> set[Any]:
         """Nodes of the graph that, in compiled code, tell that an output comes from it."""

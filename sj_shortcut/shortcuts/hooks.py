@@ -25,7 +25,7 @@ from sj_shortcut.shortcuts.gates import above, below
 from sj_shortcut.shortcuts.hand_on import averages, averages_and_features
 from sj_shortcut.shortcuts.join import hang_on
 from sj_shortcut.shortcuts.oversight import tell, watch_for_unused_heads
-from sj_shortcut.shortcuts.together import compute_waiting, head_that_waits, wait
+from sj_shortcut.shortcuts.together import compute_waiting, head_that_waits, may_wait_on, wait
 from sj_shortcut.torch_model import (
     NO_BACKWARD,
     NO_DATA_PARALLEL,
@@ -181,7 +181,7 @@ def after_model(model: nn.Module, args: Any, output: Any, *, forwards: Forwards)
     """After the model ran: check what was tapped and hang the record on the output."""
     if in_backward():
         again, forwards.again = forwards.again, None
-        if again is not None:
+        if again is not None and not may_wait_on(again):
             compute_waiting(again)
         return None
     record, forwards.current = forwards.current, None
@@ -190,13 +190,14 @@ def after_model(model: nn.Module, args: Any, output: Any, *, forwards: Forwards)
     for name, shape in record.unseen[:1]:
         _unknown_axes(name, shape, f"a look at this batch ended in {forwards.failed_look}")
     _check_not_overwritten(record)
-    compute_waiting(record)
+    if not may_wait_on(record):
+        compute_waiting(record)
     if torch.compiler.is_compiling():
         forwards.keep_compiled(record)
     else:
         forwards.keep(record)
     if not _leaves_all_out(model, record, forwards) and not any(
-        logits.requires_grad for logits in record.all_logits()
+        tensor.requires_grad for tensor in record.tensors()
     ):
         return None
     _check_not_resharded(model, record, forwards)

@@ -101,14 +101,14 @@ def _can_carry(tensor: Tensor) -> bool:
 
 
 def join(output: Tensor, record: Record, index: int) -> Tensor:
-    """Hang the logits of a forward on one tensor of the model's output.
+    """Hang the logits of a forward, or what they come from, on one tensor of the model's output.
 
     Args:
         output: The tensor.
         record: The record of the forward.
         index: Which of the floating-point tensors of the output it is.
     """
-    logits = [logits for logits in record.all_logits() if logits.requires_grad]
+    logits = [tensor for tensor in record.tensors() if tensor.requires_grad]
     compiling = torch.compiler.is_compiling()
     anywhere = compiling or torch._C._are_functorch_transforms_active()
     joined: Tensor = (_JoinAnywhere if anywhere else _Join).apply(output, *logits)

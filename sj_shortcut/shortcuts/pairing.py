@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sj_shortcut.shortcuts.forwards import Forwards, Record, in_time
 from sj_shortcut.shortcuts.join import records_behind
 from sj_shortcut.shortcuts.picks import picks_behind
+from sj_shortcut.shortcuts.together import check_batch_sizes, compute_together
 
 __all__ = ["gathered", "heads_behind", "why_no_heads"]
 
@@ -85,19 +86,16 @@ def gathered(
     Raises:
         RuntimeError: If the batch size changed from one to the next.
     """
+    together = compute_together(records)
     found = {}
     for name in names:
-        pieces = [(x, t) for r in records for x, t in zip(*_calls(r, name), strict=True)]
-        if not pieces:
+        if name in together:
+            found[name] = in_time([(together[name], len(records))], per_step)
             continue
-        sizes = {x.shape[-2] for x, _ in pieces}
-        if len(sizes) > 1:  # which would add up if one of them is 1
-            raise RuntimeError(
-                f"the batch size at '{name}' changed between time steps, which gather until "
-                f"functional.reset_net(model) or a loss ({' and '.join(map(str, sorted(sizes)))} "
-                "samples): reset the model before a new batch."
-            )
-        found[name] = in_time([(x, t) for x, t in pieces], per_step)
+        pieces = [(x, t) for r in records for x, t in zip(*_calls(r, name), strict=True)]
+        if pieces:
+            check_batch_sizes(name, {x.shape[-2] for x, _ in pieces})
+            found[name] = in_time(pieces, per_step)
     return found
 
 
@@ -110,7 +108,7 @@ def _fitted(
 ) -> dict[str, Tensor]:
     """Logits of the size of the output: time steps averaged, or batches behind each other."""
     ran = [record for record in records if record.logits]
-    rows = [record.all_logits()[0].shape[-2] for record in ran]
+    rows = [record.batch_size for record in ran]
     samples, pick = picks_behind(output, passed, {*rows, sum(rows)})
     if all(size == samples for size in rows):
         ordered = sorted(ran, key=lambda record: record.number)

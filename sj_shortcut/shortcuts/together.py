@@ -1,4 +1,7 @@
-"""Default heads of one forward pass, computed together once the model has run.
+"""Default heads of a model, computed together, of all time steps at once.
+
+Heads of one forward pass are computed when the model has run; of forwards that are time steps of
+each other, once someone asks for their logits.
 
 A head needs of its point no more than the averages of the features. Taken together, heads of equal
 width are one batched product, and the gradients of all biases one sum: 2 to 3 kernels a head
@@ -7,8 +10,8 @@ instead of 4, and a few calls of Python for all instead of some for each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,7 +22,14 @@ from sj_shortcut.shortcuts.forwards import Forwards, Record
 from sj_shortcut.shortcuts.head import ShortcutHead
 from sj_shortcut.torch_model import is_captured, is_plain
 
-__all__ = ["compute_waiting", "head_that_waits", "wait"]
+__all__ = [
+    "check_batch_sizes",
+    "compute_together",
+    "compute_waiting",
+    "head_that_waits",
+    "may_wait_on",
+    "wait",
+]
 
 # Weights up to this size are copied side by side; of larger ones the copy costs more than a launch.
 _SMALL = 1 << 13
@@ -31,6 +41,7 @@ class _Waiting:
 
     Attributes:
         weight: Of its linear layer, as it was when the point ran; ``bias`` likewise.
+        version: Of the weight then.
         dtype: What autocast had products computed in; ``None`` without it.
         features: Averages of each call, ``[N, F]``, per step ``[T, N, F]``.
         steps: Time steps in each call.
@@ -38,6 +49,7 @@ class _Waiting:
 
     weight: Tensor
     bias: Tensor
+    version: int
     dtype: torch.dtype | None
     features: list[Tensor] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
@@ -52,6 +64,11 @@ class _Waiting:
             return torch.stack(self.features).mean(0)
         sums = [x * steps for x, steps in zip(self.features, self.steps, strict=True)]
         return torch.stack(sums).sum(0) / sum(self.steps)
+
+    def is_like(self, other: _Waiting) -> bool:
+        """Whether the other waits with the same weights."""
+        same = self.weight is other.weight and self.bias is other.bias
+        return same and self.version == other.version and self.dtype == other.dtype
 
 
 def head_that_waits(
@@ -101,7 +118,9 @@ def wait(
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else None
         linear = head.linear
-        waiting = record.waiting[name] = _Waiting(linear.weight, linear.bias, dtype)
+        version = _version(linear.weight)
+        waiting = _Waiting(linear.weight, linear.bias, version, dtype)
+        record.waiting[name], record.averages[name] = waiting, waiting.features
         record.logits[name] = []  # its place in the order of execution
     elif waiting.features[0].shape[-2] != features.shape[-2]:
         raise RuntimeError(
@@ -117,23 +136,124 @@ def wait(
     waiting.steps.append(steps)
 
 
-def compute_waiting(record: Record) -> None:
-    """Compute the heads that wait, ``[N, K]`` or ``[T, N, K]`` each, and give them to the record.
+def may_wait_on(record: Record) -> bool:
+    """Whether heads can wait for who asks: the forward was one time step, of which more may come.
+
+    A CUDA graph gives the same tensors again at each replay.
 
     Args:
         record: The record of a forward that ends.
     """
+    first = next(iter(record.waiting.values()), None)
+    return first is not None and record.single and not is_captured(first.features[0])
+
+
+def compute_waiting(record: Record) -> None:
+    """Compute the heads that wait, ``[N, K]`` or ``[T, N, K]`` each, and give them to the record.
+
+    Args:
+        record: The record of a forward.
+    """
     waiting, record.waiting = record.waiting, {}
-    record.averages = {name: one.features for name, one in waiting.items()}
+    for name, logits in _logits(waiting).items():
+        record.logits[name] = [logits]
+        record.steps[name] = [sum(waiting[name].steps)]
+
+
+def compute_together(records: Sequence[Record]) -> dict[str, Tensor]:
+    """Logits of the heads that wait in forwards of one time step each, by name.
+
+    The average over time comes before the head, which is linear: one product instead of one for
+    each step. Who asks again is given the same.
+
+    Args:
+        records: The forwards, in the order of time.
+
+    Returns:
+        ``[N, K]``; per step ``[T, N, K]``.
+
+    Raises:
+        RuntimeError: If the batch size changed from one forward to the next, or the weights since.
+    """
+    waiting = _of_all(records)
+    if waiting is None:
+        for record in records:
+            with torch.set_grad_enabled(record.graded):
+                compute_waiting(record)
+        return {}
+    numbers = tuple(record.number for record in records)
+    known = records[-1].together if waiting else (numbers, {})
+    if known is None or known[0] != numbers:
+        with torch.set_grad_enabled(records[-1].graded):
+            known = records[-1].together = (numbers, _logits(waiting))
+    return known[1]
+
+
+def _of_all(records: Sequence[Record]) -> dict[str, _Waiting] | None:
+    """What waits in several forwards; ``None`` where they are to be computed one by one.
+
+    That is, where each has weights of its own, or some were computed already.
+    """
+    if len(records) == 1:
+        return records[0].waiting
+    found: dict[str, _Waiting] = {}
+    for record in records:
+        for name, one in record.waiting.items():
+            of_all = found.setdefault(name, replace(one, features=[], steps=[]))
+            if not of_all.is_like(one):
+                return None
+            of_all.features.extend(one.features)
+            of_all.steps.extend(one.steps)
+    some = any(record.logits.get(name) for record in records for name in found)
+    return None if some else found
+
+
+def check_batch_sizes(name: str, sizes: Collection[int]) -> None:
+    """Refuse time steps of different batches, which would add up if one of them is 1.
+
+    Args:
+        name: The point.
+        sizes: Of all time steps that gathered.
+
+    Raises:
+        RuntimeError: If there is more than one size.
+    """
+    if len(sizes) > 1:
+        raise RuntimeError(
+            f"the batch size at '{name}' changed between time steps, which gather until "
+            f"functional.reset_net(model) or a loss ({' and '.join(map(str, sorted(sizes)))} "
+            "samples): reset the model before a new batch."
+        )
+
+
+def _check(name: str, waiting: _Waiting) -> None:
+    check_batch_sizes(name, {x.shape[-2] for x in waiting.features})
+    if _version(waiting.weight) != waiting.version:
+        raise RuntimeError(
+            f"the weights of the shortcut head at '{name}' changed since the forward passes whose "
+            "logits are asked for, as by optimizer.step(): take the loss, or call "
+            "shortcut_logits(model), before."
+        )
+
+
+def _version(parameter: Tensor) -> int:
+    return 0 if parameter.is_inference() else parameter._version
+
+
+def _logits(waiting: Mapping[str, _Waiting]) -> dict[str, Tensor]:
+    """Logits of each head, ``[N, K]`` or ``[T, N, K]``."""
+    for name, one in waiting.items():
+        _check(name, one)
     features = {name: one.of_all_calls() for name, one in waiting.items()}
+    found: dict[str, Tensor] = {}
     for names in _alike(features, waiting):
         rows = [features[name].flatten(0, -2) for name in names]
         weights, biases = zip(*((waiting[n].weight, waiting[n].bias) for n in names), strict=True)
-        found = _Linears.apply(waiting[names[0]].dtype, *rows, *weights, *biases)
-        for name, logits in zip(names, found, strict=True):
+        given = _Linears.apply(waiting[names[0]].dtype, *rows, *weights, *biases)
+        for name, logits in zip(names, given, strict=True):
             shape = features[name].shape[:-1]
-            record.logits[name] = [logits if len(shape) == 1 else logits.unflatten(0, shape)]
-            record.steps[name] = [sum(waiting[name].steps)]
+            found[name] = logits if len(shape) == 1 else logits.unflatten(0, shape)
+    return found
 
 
 def _alike(features: Mapping[str, Tensor], waiting: Mapping[str, _Waiting]) -> Iterator[list[str]]:

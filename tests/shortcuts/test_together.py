@@ -241,3 +241,99 @@ def test_heads_take_few_kernels():
         bare, nn.CrossEntropyLoss()
     )
     assert more <= 2 * len(POINTS) + 5 * 2 + 12
+
+
+class Products(TorchDispatchMode):
+    """Counts the products that linear layers and heads are made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func._schema.name in ("aten::addmm", "aten::baddbmm")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("per_step", [False, True])
+def test_time_steps_of_a_loop_are_one_product(per_step):
+    """A forward a step: heads of two widths are two products at the loss, whatever T is."""
+    model = wrapped("s")
+    criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), per_step=per_step)
+    x, y = batch()
+    model(x[0])  # looks at the axes once
+    functional.reset_net(model)
+    with Products() as forward:
+        output = torch.stack([model(step) for step in x])
+    with Products() as loss:
+        criterion(output if per_step else output.mean(0), y)
+    assert (forward.count, loss.count) == (T, 2)
+
+
+def test_logits_asked_for_twice_are_the_same_even_after_an_update():
+    model = wrapped("s")
+    x, y = batch()
+    criterion = ShortcutLoss(model, nn.CrossEntropyLoss())
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    criterion(torch.stack([model(step) for step in x]).mean(0), y).backward()
+    before = {name: logits.clone() for name, logits in shortcut_logits(model).items()}
+    optimizer.step()
+    torch.testing.assert_close(shortcut_logits(model), before, rtol=0, atol=0)
+
+
+def test_logits_first_asked_for_after_an_update_are_refused():
+    model = wrapped("s")
+    for step in batch()[0]:
+        model(step)
+    with torch.no_grad():
+        shortcut_branches(model)["8"].head.linear.weight.mul_(0.9)
+    with pytest.raises(RuntimeError, match=r"'8' changed since the forward .*optimizer.step"):
+        shortcut_logits(model)
+
+
+def test_logits_hang_on_the_graph_whoever_asks():
+    model = wrapped("s")
+    for step in batch()[0]:
+        model(step)
+    with torch.no_grad():
+        logits = shortcut_logits(model)
+    assert all(one.requires_grad for one in logits.values())
+    (grad,) = torch.autograd.grad(logits["8"].sum(), model[0].weight)
+    assert grad.any()
+
+
+def test_heads_with_other_weights_at_each_step_are_computed_one_by_one():
+    model = wrapped("s")
+    x, y = batch()
+    for step in x:  # statistics of batch norm, as the calls below leave them
+        model(step)
+    functional.reset_net(model)
+    weights = dict(model.named_parameters())
+    heads = {name: p for name, p in weights.items() if "shortcut_head" in name}
+    for factor, step in enumerate(x, 1):
+        changed = {name: p * factor for name, p in heads.items()}
+        torch.func.functional_call(model, {**weights, **changed}, (step,))
+    found = shortcut_logits(model)
+    functional.reset_net(model)
+    due, before = dict.fromkeys(POINTS, 0.0), dict.fromkeys(POINTS, 0.0)
+    for factor, step in enumerate(x, 1):
+        model(step)
+        for name, mean in shortcut_logits(model).items():  # of all steps so far
+            due[name] = due[name] + factor * (factor * mean - before[name]) / T
+            before[name] = factor * mean
+    torch.testing.assert_close(found, due, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_backward_pass_of_any_one_head_ends_the_sequence(point):
+    model = wrapped("s")
+    x, y = batch()
+    for _ in range(2):
+        for step in x:
+            model(step)
+        logits = shortcut_logits(model)
+        assert logits[point].grad_fn is not None
+        nn.functional.cross_entropy(logits[point], y).backward()
+        for module in model.modules():  # a reset of neurons alone does not tell the heads
+            if isinstance(module, neuron.BaseNode):
+                module.reset()

@@ -127,19 +127,7 @@ class Training:
         self.model: nn.Module = build(run.net, run.depth, run.surrogate, x.shape[2], scale)
         self.criterion: nn.Module = nn.CrossEntropyLoss()
         self.schedule = make_schedule(run)
-        if self.schedule is not None:
-            at: str | int = run.at
-            if run.at.startswith("every:"):
-                at = max(1, run.depth // int(run.at.removeprefix("every:")) - 1)
-            grid = 1 if run.head == "average" else int(run.head.removeprefix("grid"))
-            wrap_with_shortcuts(self.model, at=at, head=partial(ShortcutHead, grid=grid))
-            self.criterion = ShortcutLoss(
-                self.model,
-                self.criterion,
-                self.schedule,
-                combine=run.combine,
-                per_step=run.per_step,
-            )
+        self.put_heads()
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), run.lr, momentum=0.9, weight_decay=1e-4
         )
@@ -152,6 +140,24 @@ class Training:
         self.heads: list[dict[str, object]] = []
         self.gradients: list[pd.DataFrame] = []
         self.probe(0)
+
+    def put_heads(self) -> None:
+        """The heads of the run, where it has any, and their loss."""
+        run = self.run
+        if self.schedule is None:
+            return
+        at: str | int = run.at
+        if run.at.startswith("every:"):
+            at = max(1, run.depth // int(run.at.removeprefix("every:")) - 1)
+        grid = 1 if run.head == "average" else int(run.head.removeprefix("grid"))
+        wrap_with_shortcuts(self.model, at=at, head=partial(ShortcutHead, grid=grid))
+        self.criterion = ShortcutLoss(
+            self.model,
+            self.criterion,
+            self.schedule,
+            combine=run.combine,
+            per_step=run.per_step,
+        )
 
     def one_epoch(self, epoch: int) -> None:
         """Train for one epoch, then measure; only the training is timed."""

@@ -19,6 +19,7 @@ __all__ = [
     "check_apart",
     "check_factory",
     "check_outputs_differ",
+    "check_reads",
     "check_wrappable",
     "settle_num_classes",
 ]
@@ -88,6 +89,19 @@ def check_factory(head: Any, grid: Any = None) -> None:
         "head must make a new module at each call, head(channels, num_classes) -> nn.Module, such "
         f"as the class ShortcutHead; got an instance of {type(head).__name__}."
     )
+
+
+def check_reads(reads: Any) -> None:
+    """Refuse what heads cannot see.
+
+    Args:
+        reads: What :func:`~sj_shortcut.wrap_with_shortcuts` was given.
+
+    Raises:
+        ValueError: If it is not one of the two.
+    """
+    if reads not in ("spikes", "currents"):
+        raise ValueError(f'reads must be "spikes" or "currents", got {reads!r}.')
 
 
 def settle_num_classes(given: int | None, inferred: int | None) -> int:

@@ -116,6 +116,7 @@ class Forwards:
         layout: What the user says of them.
         neuron_types: Spiking neuron classes of the user's.
         num_classes: Class count where it was read, not told.
+        reads: What heads see: the "spikes" of their points, or the "currents" into them.
         channels: For each point, the channels that its head was made for.
         step_mode: Step mode of the branches, which ``set_step_mode`` sets with all others.
         looked_at: The kind of input that the layouts hold for; ``None`` before the first look.
@@ -154,6 +155,7 @@ class Forwards:
     layout: str | Mapping[str, str] | None = None
     neuron_types: tuple[type, ...] = ()
     num_classes: int | None = None
+    reads: str = "spikes"
     channels: dict[str, int] = field(default_factory=dict)
     step_mode: str = "s"
     looked_at: Any = None

@@ -113,12 +113,9 @@ def after_point(
         if record is not None and record.graded and trained:
             (record.asleep if not module.training else record.blocked).append(name)
         return None
-    feature = first_tensor(output)
+    feature = first_tensor(args if forwards.reads == "currents" else output)
     if feature is None:
-        raise TypeError(
-            f"the output of '{name}' is a {type(output).__name__} without a tensor, and a shortcut "
-            "head needs one: choose another point with at=."
-        )
+        _no_tensor(name, args, output, forwards)
     run, branch = branch_in(module, name, forwards)
     if branch.training != module.training:  # it may live in a part that was put in eval mode
         run.train(module.training)
@@ -149,6 +146,16 @@ def after_point(
             record.tapped.append((name, feature, feature._version))
         _check_backward_hooks(module, name, forwards)
     return handed
+
+
+def _no_tensor(name: str, args: Any, output: Any, forwards: Forwards) -> NoReturn:
+    what = f"output of '{name}' is a {type(output).__name__}"
+    if forwards.reads == "currents":
+        what = f"input of '{name}', as it is called in forward, is a {type(args).__name__}"
+    raise TypeError(
+        f"the {what} without a tensor, and a shortcut head needs one: choose another point with "
+        "at=."
+    )
 
 
 def _layout_without_a_look(

@@ -23,6 +23,7 @@ from sj_shortcut.shortcuts.checks import (
     check_apart,
     check_factory,
     check_outputs_differ,
+    check_reads,
     check_wrappable,
     settle_num_classes,
 )
@@ -50,6 +51,7 @@ def wrap_with_shortcuts(
     num_classes: int | None = None,
     head: HeadFactory | None = None,
     grid: int | None = None,
+    reads: str = "spikes",
     example_input: Any = None,
     layout: LayoutArgument = None,
     backend: str | None = None,
@@ -83,6 +85,9 @@ def wrap_with_shortcuts(
         grid: Default heads average over each of grid x grid parts of the map; 1 for all of it, as
             in the paper. By default 2, if all heads together then add at most 10 % to the model's
             parameters, and else 1; where features have no space it is 1 always.
+        reads: What heads see of their points: the ``"spikes"`` that it gives, or the ``"currents"``
+            that go into its last spiking layer, whose name the head then goes by. A head of
+            currents asks for no spikes, and its gradient passes one surrogate less.
         example_input: A batch as the model takes it (a tuple for several arguments), from which
             channels, classes, order and axes are taken as they are.
         layout: The axes of the features, where they cannot be seen: ``"TNC..."``, ``"NTC..."``,
@@ -100,7 +105,7 @@ def wrap_with_shortcuts(
         TypeError: If an argument has the wrong type.
         ValueError: If ``at`` chooses nothing or something unusable, if channels or classes are
             unknown, if the output is none of class logits, if ``grid`` is given together with
-            ``head``, or if the model is wrapped already.
+            ``head``, if ``reads`` is neither, or if the model is wrapped already.
 
     Example:
         >>> from torch import nn
@@ -117,16 +122,20 @@ def wrap_with_shortcuts(
     """
     check_wrappable(model)
     check_factory(head, grid)
+    check_reads(reads)
     points, look = list_points(model, example_input, neuron_types, layout, num_classes)
     if points.refusal:
         raise ValueError(points.refusal)
     chosen = choose_points(points, model, at)
+    if reads == "currents":
+        chosen = _last_neurons(chosen, points, model, neuron_types)
     check_outputs_differ(model, (point.name for point in chosen))
     classes = settle_num_classes(num_classes, points.num_classes)
     forwards = Forwards(
         layout=layout,
         neuron_types=neuron_types,
         num_classes=None if num_classes is not None else classes,
+        reads=reads,
         resets=any(has_memory(module) for module in model.modules()),
     )
     likeness = Likeness(model, neuron_types)
@@ -199,6 +208,33 @@ def remove_shortcuts(model: nn.Module) -> nn.Module:
 
 def _default_head(point: ShortcutPoint, grid: int) -> HeadFactory:
     return partial(ShortcutHead, grid=grid if point.spatial else 1)
+
+
+def _last_neurons(
+    chosen: list[ShortcutPoint],
+    points: list[ShortcutPoint],
+    model: nn.Module,
+    neuron_types: tuple[type, ...],
+) -> list[ShortcutPoint]:
+    """The last spiking layer inside each point, which has currents to read.
+
+    Raises:
+        ValueError: If none is known there, or its feature is not that of its point.
+    """
+    known, found = {point.name: point for point in points}, []
+    for point in chosen:
+        home = _home(model.get_submodule(point.name), neuron_types)
+        name = f"{point.name}.{home}".strip(".")
+        neuron = known.get(name)
+        if neuron is None or not neuron.usable or neuron.channels != point.channels:
+            raise ValueError(
+                f"the last spiking layer inside '{point.name}' ('{name}') has no currents that a "
+                "head could read in place of the point's spikes: name spiking layers with at=, or "
+                'leave reads="spikes".'
+            )
+        if neuron not in found:
+            found.append(neuron)
+    return found
 
 
 class _Tap:

@@ -1,0 +1,1 @@
+"""Where should heads look, and what does a price on spikes buy? See ``__main__``."""

@@ -1,0 +1,122 @@
+"""Which trainings tell where heads should look, and what a price on spikes buys."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import pandas as pd
+
+from analysis.ablation.__main__ import RESULTS as ABLATION
+from analysis.ablation.plan import CORE
+from analysis.ablation.run import Run as Ablation
+from analysis.ablation.statistics import USUAL_RATE
+
+__all__ = ["SEEDS", "VARIANTS", "Run", "plan", "quick_plan", "tuned_rate"]
+
+SEEDS = (0, 1, 2)
+# What heads read, parts of the map along each side, and the factor of the price (0 for none).
+VARIANTS = (
+    ("none", 0, 0.0),
+    ("spikes", 2, 0.0),
+    ("currents", 2, 0.0),
+    ("spikes", 2, 1.0),
+    ("currents", 2, 1.0),
+    ("spikes", 4, 0.0),
+    ("currents", 1, 0.0),
+    ("none", 0, 1.0),
+    ("spikes", 2, 0.5),
+    ("currents", 2, 0.5),
+    ("currents", 4, 0.0),
+    ("spikes", 1, 0.0),
+    ("spikes", 4, 1.0),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        data: And the six below: the setting, as in the ablation.
+        reads: What heads see, "spikes" or "currents"; "none" for vanilla.
+        grid: Parts of the map along each side that heads average over.
+        factor: Of the untrained firing rates that the price leaves free; 0 without a price.
+        lr: Learning rate; vanilla's is the best of those that the ablation tried, by validation.
+    """
+
+    data: str
+    net: str
+    depth: int
+    surrogate: str
+    T: int
+    images: int
+    epochs: int
+    reads: str
+    grid: int
+    factor: float
+    lr: float
+    seed: int
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Run:
+        """The run of a row of the table of runs."""
+        kinds = {"int": int, "float": float, "str": str}
+        return cls(**{each.name: kinds[str(each.type)](row[each.name]) for each in fields(cls)})
+
+    @property
+    def key(self) -> str:
+        """Short name of the run in every table."""
+        return hashlib.sha1(repr(tuple(asdict(self).values())).encode()).hexdigest()[:8]
+
+    @property
+    def vanilla(self) -> Ablation:
+        """The ablation's run of the same setting, seed and rate, without heads."""
+        core = next(each for each in CORE if same_setting(self, each))
+        return replace(core, lr=self.lr, seed=self.seed, epochs=self.epochs)
+
+    @property
+    def work(self) -> float:
+        """Cost, by which progress is counted."""
+        return self.vanilla.work
+
+
+def same_setting(one: Any, other: Any) -> bool:
+    """Whether two runs have data, network and time steps in common."""
+    return all(
+        getattr(one, name) == getattr(other, name)
+        for name in ("data", "net", "depth", "surrogate", "T", "images")
+    )
+
+
+def plan() -> list[Run]:
+    """All runs, the most telling first: digits, which take minutes, before the rest."""
+    return [run for part in (CORE[:4], CORE[4:]) for run in _of(part)]
+
+
+def quick_plan() -> list[Run]:
+    """Three trainings of one epoch, to try the command."""
+    return [replace(run, epochs=1) for run in _of(CORE[:1]) if run.seed == 0][:4]
+
+
+def _of(settings: tuple[Ablation, ...]) -> Iterator[Run]:
+    rates = {core: tuned_rate(core) for core in settings}
+    for seed in SEEDS:
+        for reads, grid, factor in VARIANTS:
+            for core in settings:
+                lr = rates[core] if reads == "none" else USUAL_RATE
+                same = {f.name: getattr(core, f.name) for f in fields(Run)[:7]}
+                yield Run(**same, reads=reads, grid=grid, factor=factor, lr=lr, seed=seed)
+
+
+def tuned_rate(core: Ablation) -> float:
+    """Vanilla's best learning rate in a setting, by validation, of those that have three seeds."""
+    runs = pd.read_csv(ABLATION / "runs.csv")
+    usual = (runs["schedule"] == "none") & (runs["clip"] == 0) & (runs["epochs"] == core.epochs)
+    for name in ("data", "net", "depth", "surrogate", "T", "images"):
+        usual &= runs[name] == getattr(core, name)
+    rates = runs[usual].groupby("lr")["val_accuracy"].agg(["mean", "count"])
+    tried = rates[rates["count"] >= len(SEEDS)].reset_index()
+    return float(tried.loc[tried["mean"].argmax(), "lr"])

@@ -117,6 +117,6 @@ def tuned_rate(core: Ablation) -> float:
     usual = (runs["schedule"] == "none") & (runs["clip"] == 0) & (runs["epochs"] == core.epochs)
     for name in ("data", "net", "depth", "surrogate", "T", "images"):
         usual &= runs[name] == getattr(core, name)
-    rates = runs[usual].groupby("lr")["val_accuracy"].agg(["mean", "count"])
-    tried = rates[rates["count"] >= len(SEEDS)].reset_index()
-    return float(tried.loc[tried["mean"].argmax(), "lr"])
+    tried = {float(str(lr)): own for lr, own in runs[usual].groupby("lr")["val_accuracy"]}
+    means = {lr: own.mean() for lr, own in tried.items() if len(own) >= len(SEEDS)}
+    return max(means, key=lambda lr: means[lr])

@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sj_shortcut import (
     NeuronBackend,
     ShortcutLoss,
     ShortcutSchedule,
+    SpikePrice,
     set_backend,
     shortcut_branches,
     shortcut_points,
@@ -86,6 +88,10 @@ class Run:
     @property
     def has_heads(self) -> bool:
         return isinstance(self.criterion, ShortcutLoss)
+
+    @property
+    def price(self) -> SpikePrice | None:
+        return getattr(self.criterion, "price", None)
 
 
 def build(args: argparse.Namespace, script: str, world: World, data: Data) -> Run:
@@ -187,17 +193,38 @@ def add_method(
     args: argparse.Namespace, model: nn.Module, example: Tensor, classes: int, loss: nn.Module
 ) -> Any:
     """Give the model its heads, and return the loss that trains with them."""
+    price = None if args.price is None else partial(SpikePrice, factor=args.price)
     if args.method == "vanilla":
-        return over_steps(loss) if args.per_step else loss
+        task = over_steps(loss) if args.per_step else loss
+        return task if price is None else Priced(task, price(model))
     at = int(args.at) if args.at.isdecimal() else args.at
     if isinstance(at, str) and "," in at:
         at = [name.strip() for name in at.split(",")]
     try:
-        wrap_with_shortcuts(model, at, num_classes=classes, grid=args.grid, example_input=example)
+        wrap_with_shortcuts(
+            model, at, num_classes=classes, grid=args.grid, reads=args.reads, example_input=example
+        )
     except ValueError as error:
         raise UserError(f"--at {args.at}: {one_line(error)}") from error
     schedule = make_schedule(args)
-    return ShortcutLoss(model, loss, schedule, combine=args.combine, per_step=args.per_step)
+    options = {"combine": args.combine, "per_step": args.per_step}
+    return ShortcutLoss(model, loss, schedule, price=price is not None and price(model), **options)
+
+
+class Priced(nn.Module):
+    """A loss and the price on spikes, for a model without heads."""
+
+    def __init__(self, task: Callable[[Tensor, Tensor], Tensor], price: SpikePrice) -> None:
+        super().__init__()
+        self.task, self.price = task, price
+        self.parts: dict[str, Tensor] = {}
+
+    def forward(self, output: Tensor, y: Tensor) -> Tensor:
+        main = self.task(output, y)
+        price: Tensor = self.price(output)
+        total = main + price
+        self.parts = {"total": total, "main": main, "price": price}
+        return total
 
 
 def make_schedule(args: argparse.Namespace) -> ShortcutSchedule:

@@ -32,7 +32,7 @@ __all__ = [
 
 PREVIOUS, BEST = "previous.pt", "best.pt"
 FORMAT = "sj_shortcut examples"
-VERSION = 2
+VERSION = 3
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "script": str,
     "settings": dict,
@@ -44,6 +44,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "optimizer": dict,
     "lr": dict,
     "schedule": (dict, type(None)),
+    "price": (dict, type(None)),
     "scaler": dict,
     "rng": list,
 }

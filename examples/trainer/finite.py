@@ -108,9 +108,12 @@ class Undo:
         self.run = run
         self.buffers = {name: b.clone() for name, b in run.model.named_buffers()}
         self.schedule: Any = run.criterion.schedule.state_dict() if run.has_heads else None
+        self.price: Any = None if run.price is None else run.price.get_extra_state()
 
     def __call__(self) -> None:
         for name, buffer in self.run.model.named_buffers():
             buffer.copy_(self.buffers[name])
         if self.schedule is not None:
             self.run.criterion.schedule.load_state_dict(self.schedule)
+        if self.run.price is not None:
+            self.run.price.set_extra_state(self.price)

@@ -19,6 +19,7 @@ __all__ = [
     "between_0_and_1",
     "count",
     "natural",
+    "positive",
 ]
 
 LARGEST = 3.4e38  # of single precision; what is larger is infinite as soon as it is used
@@ -58,6 +59,13 @@ def amount(text: str) -> float:
         expected = f"a number of at least 0, and at most {LARGEST:.2g}"
         raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
     return value
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    if not amount(text) > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return float(text)
 
 
 def between_0_and_1(text: str) -> float:
@@ -152,6 +160,23 @@ def add_method_flags(parser: Parser) -> None:
         type=count,
         help="heads average over each of GRID x GRID parts of the map (default: 2, or 1 where that "
         "adds more than 10 %% to the model's parameters; 1, all of it, for the paper's methods)",
+    )
+    add(
+        "--reads",
+        choices=("spikes", "currents"),
+        default="spikes",
+        help="what heads see: the spikes of their layer, or the currents that go into it "
+        "(default: %(default)s)",
+    )
+    add(
+        "--price",
+        type=positive,
+        nargs="?",
+        const=1.0,
+        metavar="FACTOR",
+        help="add a price on spikes to the loss, with any method: each layer fires FACTOR times "
+        "its rate in the untrained network free of charge, less than 1 saves more (without a "
+        "number: 1; default: no price)",
     )
     add(
         "--combine",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
@@ -134,7 +135,11 @@ class Report:
 def losses(row: dict[str, float]) -> str:
     """The loss of the output, and apart from it the sum over heads, which is larger by nature."""
     main, total = row["loss_main"], row["loss"]
-    return f"loss {main:.4f}" + (f" ({total:.4f} with heads)" if total != main else "")
+    price = row.get("loss_price")
+    more = total - (price or 0.0)
+    parts = [f"{more:.4f} with heads"] if not math.isclose(more, main, rel_tol=1e-6) else []
+    parts += [] if price is None else [f"price {price:.4f}"]
+    return f"loss {main:.4f}" + (f" ({', '.join(parts)})" if parts else "")
 
 
 def left_out(row: dict[str, float]) -> str:
@@ -221,6 +226,8 @@ def describe(run: Run) -> None:
         )
     else:
         say("method  vanilla, no heads")
+    if run.price is not None:
+        say(f"price   on spikes beyond {args.price:g} x the untrained rate of each layer")
     if run.has_heads and args.combine == "logits" and run.criterion.schedule(args.epochs - 1) > 0:
         say(
             "warning: λ is not 0 in the last epoch, so with --combine logits the model without "

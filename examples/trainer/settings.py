@@ -30,9 +30,10 @@ FIXED = {
         "model", "width", "norm", "decay", "threshold", "surrogate", "step_mode",
     ),
     "the heads and their λ belong to what was trained so far": (
-        "method", "at", "grid", "combine", "schedule", "lambda_start", "lambda_end", "hold",
-        "finish", "per_step",
+        "method", "at", "grid", "reads", "combine", "schedule", "lambda_start", "lambda_end",
+        "hold", "finish", "per_step",
     ),
+    "its targets are those of the network before it was trained": ("price",),
     "the state of the optimizer would not fit": ("optimizer",),
     "the order of the batches is theirs from the first on": ("seed", "batch_size"),
     "the learning rate has risen already": ("warmup_epochs",),
@@ -43,7 +44,8 @@ OF_DATA = "accuracies before and after could not be compared"
 # Flags without effect on a method.
 UNUSED_FLAGS: dict[str, tuple[str, ...]] = {
     "vanilla": (
-        "at", "grid", "combine", "schedule", "lambda_start", "lambda_end", "hold", "finish",
+        "at", "grid", "reads", "combine", "schedule", "lambda_start", "lambda_end", "hold",
+        "finish",
     ),
     "shortcut": ("schedule", "lambda_end", "hold", "finish"),
     "evolutionary": (),
@@ -176,6 +178,10 @@ def refuse_contradictions(args: argparse.Namespace, given: dict[str, Any]) -> No
     }.items():
         if args.fsdp and is_set:
             raise UserError(f"--fsdp does not go with {flag}: leave one of the two out")
+    if args.price is not None and args.compile:
+        raise UserError(
+            "--price counts spikes by hooks, which --compile leaves out: leave one of the two out"
+        )
     if args.norm == "tdbn" and args.step_mode == "s":
         raise UserError("--norm tdbn normalizes over time: it needs --step-mode m")
     if args.warmup_epochs >= args.epochs:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sj_shortcut import remove_shortcuts
+from sj_shortcut import remove_price, remove_shortcuts
 
 from . import checkpoint, reports
 from .building import Position, Run
@@ -37,6 +37,7 @@ def save(run: Run, best: bool = False) -> None:
         "optimizer": optimizer,
         "lr": {k: v for k, v in run.lr.state_dict().items() if k != "lr_lambdas"},
         "schedule": schedule,
+        "price": None if run.price is None else run.price.get_extra_state(),
         "scaler": run.scaler.state_dict(),
         "rng": rng,
     }
@@ -80,6 +81,8 @@ def put_back(run: Run, state: dict[str, Any]) -> None:
         if "epochs" in schedule:  # the length of the training may have changed
             schedule = {**schedule, "epochs": run.args.epochs}
         run.criterion.schedule.load_state_dict(schedule)
+    if run.price is not None:
+        run.price.set_extra_state(state["price"])
     run.scaler.load_state_dict(state["scaler"])
     run.position = Position(**state["position"])
     run.saved_at = (run.position.epoch, run.position.batch)
@@ -130,7 +133,9 @@ def apply_changes(run: Run) -> None:
 def finish(run: Run) -> None:
     """Take the heads out and write the plain model's weights."""
     if run.has_heads:
-        remove_shortcuts(run.model)
+        remove_shortcuts(run.model)  # and with them the price
+    elif run.price is not None:
+        remove_price(run.model)
     weights = {k: v.cpu() for k, v in whole(run.model.state_dict()).items()}
     path = run.folder / "model.pt"
     remedy = f"make room or mend the folder, then --resume {run.folder}"

@@ -159,7 +159,7 @@ def train_step(run: Run, x: Tensor, y: Tensor, totals: Totals) -> None:
                 output = run.forward(part_x)
                 loss = run.criterion(output if args.per_step else output.mean(0), part_y)
             run.scaler.scale(loss * (len(part_y) / len(y))).backward()
-        parts = run.criterion.parts if run.has_heads else {"total": loss, "main": loss}
+        parts = getattr(run.criterion, "parts", {"total": loss, "main": loss})
         step.add_losses(parts, len(part_y))
         step.add("train_correct", correct(output, part_y))
         functional.reset_net(run.model)

@@ -18,6 +18,7 @@ FREED = {
     "DistributedDataParallel": "model",
     "FSDP2": "model",
     "Average of the weights": "deployed",
+    "PEFT": "model",
     "Export": "model",
     "NIR (SpikingJelly 2.0.0)": "model",
 }
@@ -42,6 +43,8 @@ def _in_an_empty_folder(monkeypatch, tmp_path):
 def test_recipe_runs(title):
     if "(SpikingJelly 2.0.0)" in title and not SECOND_GENERATION:
         pytest.skip("needs SpikingJelly 2.0.0")
+    if title == "PEFT":
+        pytest.importorskip("peft", reason="pip install peft, which is large, to run this recipe")
     if title == "FSDP2" and NO_FSDP2:
         pytest.skip(NO_FSDP2)
     if title in ("DistributedDataParallel", "FSDP2"):
@@ -58,4 +61,4 @@ def test_recipe_runs(title):
 
 def test_all_recipes_were_found():
     assert set(FREED) < set(TITLES)
-    assert len(TITLES) == 11
+    assert len(TITLES) == 12

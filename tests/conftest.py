@@ -20,21 +20,25 @@ collect_ignore = [] if has_cuda_code else ["neurons/cupy_on_cpu.py"]
 # The suite is spread over processes, and small tensors gain nothing from threads.
 torch.set_num_threads(1)
 
-# What is the same on both generations of SpikingJelly is tested on one; each name but these.
 HERE = Path(__file__).parent
+
+
+def _but(room: str, *stems: str) -> tuple[str, ...]:
+    """All files of a room but some."""
+    return tuple(p.name for p in (HERE / room).glob("test_*.py") if p.stem not in stems)
+
+
+# What is the same on both generations of SpikingJelly is tested on one; each name but these.
 ON_ONE = {
     "plots": (),
     "schedules": (),
     "studies": ("common", "gpu", "zoo"),
     "examples": (
-        "test_existing_code.py", "test_models.py", "test_notebook.py", "test_paper_recipe.py",
-        "test_quickstart.py", "test_train_cifar.py", "test_train_dvs.py",
+        "test_existing_code.py", "test_models.py", "test_paper_recipe.py", "test_quickstart.py",
+        "test_train_cifar.py", "test_train_dvs.py",
     ),
-    "behaviour": tuple(
-        path.name
-        for path in (HERE / "behaviour").glob("test_*.py")
-        if path.stem not in ("test_architecture", "test_make", "test_package")
-    ),
+    "behaviour": _but("behaviour", "test_architecture", "test_make", "test_package"),
+    "interop": _but("interop", "test_many_gpus"),
 }  # fmt: skip
 
 NEW = version("spikingjelly").startswith("2")

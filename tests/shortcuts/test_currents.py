@@ -114,3 +114,17 @@ def test_what_has_no_current_is_told():
     model = wrap_with_shortcuts(ByName(), ["spike"], reads="currents")
     with pytest.raises(TypeError, match="input of 'spike', as it is called in forward, is a tuple"):
         model(torch.rand(N, 4))
+
+
+@pytest.mark.parametrize("mode", ["m", "s"])
+def test_compiled_they_give_the_same(mode):
+    found = []
+    for compiled in (False, True):
+        model = wrap_with_shortcuts(net(mode), ["2"], reads="currents")
+        criterion = ShortcutLoss(model, nn.CrossEntropyLoss())
+        call = torch.compile(model, backend="aot_eager") if compiled else model
+        x, y = batch()
+        output = call(x) if mode == "m" else torch.stack([call(step) for step in x])
+        criterion(output.mean(0), y).backward()
+        found.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -23,6 +24,7 @@ __all__ = ["local", "shard", "spread", "whole"]
 def shard(model: nn.Module, world: World, has_heads: bool) -> None:
     """Leave each process its part of the weights; the others' come for as long as a layer runs."""
     refuse_scalars(model)
+    refuse_old_pytorch(world)
     # SpikingJelly's layers return views in step mode 'm', and each would say so at every call.
     warnings.filterwarnings("once", "FSDP2-wrapped module .* returned a view", UserWarning)
     mesh = init_device_mesh(world.device.type, (world.size,))
@@ -47,6 +49,15 @@ def units(module: nn.Module, limit: int) -> Iterator[nn.Module]:
             yield from units(child, limit)
         elif sizes:
             yield child
+
+
+def refuse_old_pytorch(world: World) -> None:
+    # It asks the stream of a processor for what, there, only that of a GPU has.
+    if world.device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+        raise UserError(
+            f"--fsdp runs on GPUs only with PyTorch {torch.__version__}: leave the flag out, or "
+            "install a newer PyTorch"
+        )
 
 
 def refuse_scalars(model: nn.Module) -> None:

@@ -100,7 +100,7 @@ def test_one_flipped_bit_anywhere_is_refused(tmp_path, finished, example_modules
         ({"position": [1, 2]}, "has list for 'position'"),
         ({"history": {}}, "has dict for 'history'"),
         ({"settings": "--epochs 3"}, "has str for 'settings'"),
-        ({"version": 3}, "a newer version"),
+        ({"version": 4}, "a newer version"),
         ({"version": "x"}, "another version"),
         ({"format": "something"}, "no checkpoint of these scripts"),
         ({"script": "train_mnist.py"}, "was written by train_mnist.py"),

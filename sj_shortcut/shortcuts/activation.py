@@ -48,8 +48,11 @@ _PASSED_OVER = (
     "Clone",
     "ToCopy",
     "Alias",
-    "_Join",
+    "_DDPSink",
+    "BackwardHookFunction",
 )
+# This too, which joins the heads' logits to the model's output: that is the first that it is given.
+_JOIN = "_Join"
 # These too, if they scale by a constant: a gate is a part of the network.
 _SCALES = ("Mul", "Div")
 
@@ -97,7 +100,9 @@ def _origin(node: Any) -> str:
         passed.add(node)
         name = node.name()
         before = [earlier for earlier, _ in node.next_functions if earlier is not None]
-        if name.startswith(_PASSED_OVER) or (name.startswith(_SCALES) and len(before) == 1):
+        if name.startswith(_JOIN):
+            waiting += before[:1]
+        elif name.startswith(_PASSED_OVER) or (name.startswith(_SCALES) and len(before) == 1):
             waiting += before
         elif name.startswith("LogBackward"):
             names.add(_LOGS.get(_origin(before[0]), name))

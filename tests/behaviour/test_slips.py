@@ -682,6 +682,46 @@ def test_heads_are_of_the_kind_that_the_criterion_is_given(name):
     total.sum().backward()
 
 
+class Activated(Net):
+    """A network that ends in an activation, at every time step or after them."""
+
+    def __init__(self, activation: Callable, first: bool) -> None:
+        super().__init__()
+        self.activation, self.first = activation, first
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return self.activation(y).mean(0) if self.first else self.activation(y.mean(0))
+
+
+@pytest.mark.parametrize("price", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("name", KINDS)
+def test_heads_are_of_the_kind_that_the_model_ends_in(name, first, price):
+    activation, criterion, target = KINDS[name]
+    model = wrap_with_shortcuts(Activated(activation, first))
+    total = loss_of(model, criterion, price=price)
+    output = model(images())
+    heads = shortcut_logits(model).values()
+    expected = criterion(output, target())
+    expected = expected + sum(criterion(activation(logits), target()) for logits in heads)
+    torch.testing.assert_close(total(output, target()), expected)  # a first batch has no price
+
+
+def test_heads_are_of_the_kind_that_a_model_in_ddp_ends_in(tmp_path):
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = wrap_with_shortcuts(Activated(lambda x: x.log_softmax(-1), False))
+        parallel = nn.parallel.DistributedDataParallel(model)
+        output = parallel(images())
+        heads = [logits.log_softmax(-1) for logits in shortcut_logits(model).values()]
+        expected = sum(F.nll_loss(logits, Y) for logits in (output, *heads))
+        criterion = loss_of(parallel, lambda o, t: F.nll_loss(o, t))
+        torch.testing.assert_close(criterion(output, Y), expected)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 class Gated(Net):
     """Its output is logits, though sigmoids are close behind it."""
 

@@ -24,7 +24,8 @@ from sj_shortcut.shortcuts.forwards import Forwards, Record
 from sj_shortcut.shortcuts.gates import above, below
 from sj_shortcut.shortcuts.hand_on import averages, averages_and_features
 from sj_shortcut.shortcuts.join import hang_on
-from sj_shortcut.shortcuts.oversight import tell, watch_for_unused_heads
+from sj_shortcut.shortcuts.oversight import watch_for_unused_heads
+from sj_shortcut.shortcuts.telling import tell
 from sj_shortcut.shortcuts.together import compute_waiting, head_that_waits, wait
 from sj_shortcut.torch_model import (
     NO_BACKWARD,

@@ -863,8 +863,8 @@ def test_a_schedule_that_follows_batches_within_epochs_is_not_told():
 def epochs_without_a_step(schedule: ShortcutSchedule) -> None:
     model = wrapped()
     criterion, optimizer = ShortcutLoss(model, CE, schedule), sgd(model)
-    for _ in range(5):
-        train(model, criterion, optimizer, steps=2)
+    for _ in range(11):
+        train(model, criterion, optimizer, steps=3)
         validate(model, criterion)
 
 

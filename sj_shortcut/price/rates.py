@@ -29,6 +29,7 @@ class Rates:
         sizes: For each, the number of its outputs in all calls.
         fired: For each, where channels are looked at, which of them fired: ``[C]``.
         blocked: Layers that ran without gradients.
+        priced: Whether a price was taken of it.
     """
 
     owner: Any
@@ -37,6 +38,7 @@ class Rates:
     sizes: dict[int, int] = field(default_factory=dict)
     fired: dict[int, Tensor] = field(default_factory=dict)
     blocked: list[int] = field(default_factory=list)
+    priced: bool = False
 
     def add(self, index: int, spikes: Tensor, channel: int | None) -> None:
         """Take note of one call of a layer.

@@ -203,6 +203,9 @@ class SpikePrice(nn.Module):
     def _check(self, records: Sequence[Rates]) -> None:
         if records and all(record.owner is self._spending for record in records):
             self._watch.blocked([i for record in records for i in record.blocked])
+            self._watch.twice(any(record.priced for record in records))
+            for record in records:
+                record.priced = True
             return
         if records:
             raise RuntimeError(
@@ -296,6 +299,8 @@ class SpikePrice(nn.Module):
                     self._dead(records, rates),
                     price,
                     price if loss is None else loss,
+                    # Whether targets can be taken from this batch, where they are.
+                    (output.isfinite().all() & own.any()) | (self.rate is not None),
                 )
                 guessing = math.inf if loss is None else math.log(output.shape[-1])
                 self._watch.look(values, guessing)

@@ -18,6 +18,7 @@ from sj_shortcut.shortcuts.eval_mode import tell_of_eval_mode
 from sj_shortcut.shortcuts.hooks import forwards_of, has_shortcuts
 from sj_shortcut.shortcuts.oversight import Oversight
 from sj_shortcut.shortcuts.pairing import heads_behind
+from sj_shortcut.shortcuts.priced import with_price
 from sj_shortcut.shortcuts.stacked_loss import stacked_losses
 from sj_shortcut.shortcuts.weights import Coefficients, only_weighed, weigh, weights_by_name
 from sj_shortcut.torch_model import is_captured
@@ -171,7 +172,10 @@ class ShortcutLoss(nn.Module):
         combined = self._sum_of_losses if self.combine == "loss" else self._loss_of_sum
         total = combined(output, heads, used, target)
         self._schedule.observe(self.parts)
-        return total if self.price is None else self._with_price(total, output, self.price)
+        if self.price is None:
+            return total
+        total, self.parts = with_price(total, output, self.price, self.criterion, self.parts)
+        return total
 
     def get_extra_state(self) -> dict[str, Any]:
         """The schedule, so that ``state_dict()`` holds all that a training needs to go on."""
@@ -315,14 +319,6 @@ class ShortcutLoss(nn.Module):
         with torch.no_grad():
             main = self._task_loss(output.detach(), target) if used else total.detach()
         self.parts = {"total": total.detach(), "main": main}
-        return total
-
-    def _with_price(self, total: Tensor, output: Tensor, price: SpikePrice) -> Tensor:
-        main = self.parts["main"]
-        of_classes = isinstance(self.criterion, nn.CrossEntropyLoss) and not main.ndim
-        spikes = price(output, main if of_classes else None)
-        total = total + spikes
-        self.parts = {**self.parts, "total": total.detach(), "price": spikes.detach()}
         return total
 
     def _task_loss(self, logits: Tensor, target: Any) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["activation_behind", "is_told"]
+__all__ = ["activation_behind", "is_told", "no_logits"]
 
 _LOG_SOFTMAX, _LOG_SIGMOID = "LogSoftmaxBackward0", "LogSigmoidBackward0"
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -23,6 +23,13 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "ReluBackward0": torch.relu,
 }
 _LOGS = {"SoftmaxBackward0": _LOG_SOFTMAX, "SigmoidBackward0": _LOG_SIGMOID}
+# Outputs that are no logits, of which sums mean nothing.
+_NO_LOGITS = {
+    _LOG_SOFTMAX: "log-probabilities (log_softmax)",
+    "SoftmaxBackward0": "probabilities (softmax)",
+    _LOG_SIGMOID: "log-probabilities (logsigmoid)",
+    "SigmoidBackward0": "probabilities (sigmoid)",
+}
 # What may come between an activation and the loss: averages over time, and changes of shape.
 _PASSED_OVER = (
     "Mean",
@@ -87,6 +94,19 @@ def is_told(criterion: Callable[..., Any]) -> bool:
     """Whether a criterion alone says so, whatever is behind an output."""
     # A tuple, as PyTorch 2.6 cannot trace a union of types.
     return isinstance(criterion, (nn.NLLLoss, nn.CrossEntropyLoss, nn.BCEWithLogitsLoss))
+
+
+def no_logits(output: Tensor) -> str:
+    """What an output is instead of logits; empty where it may be logits.
+
+    Args:
+        output: What the loss is given.
+
+    Example:
+        >>> no_logits(torch.softmax(torch.zeros(2, 4, requires_grad=True), -1))
+        'probabilities (softmax)'
+    """
+    return _NO_LOGITS.get(_origin(output.grad_fn), "")
 
 
 def _origin(node: Any) -> str:

@@ -85,6 +85,10 @@ class Record:
         """The logits of every call of every head."""
         return [logits for calls in self.logits.values() for logits in calls]
 
+    def learns(self) -> bool:
+        """Whether any head, or a layer below one, can learn from the logits."""
+        return any(logits.requires_grad for logits in self.all_logits())
+
     def nodes(self) -> set[Any]:
         """Nodes of the graph that, in compiled code, tell that an output comes from it."""
         ends = [] if self.end is None else [self.end]

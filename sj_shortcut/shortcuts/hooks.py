@@ -196,9 +196,7 @@ def after_model(model: nn.Module, args: Any, output: Any, *, forwards: Forwards)
         forwards.keep_compiled(record)
     else:
         forwards.keep(record)
-    if not _leaves_all_out(model, record, forwards) and not any(
-        logits.requires_grad for logits in record.all_logits()
-    ):
+    if not _leaves_all_out(model, record, forwards) and not record.learns():
         return None
     _check_not_resharded(model, record, forwards)
     return hang_on(output, record)

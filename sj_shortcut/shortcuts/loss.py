@@ -167,7 +167,7 @@ class ShortcutLoss(nn.Module):
         else:
             used = self._used_weights(heads)
             heads = {name: heads[name] for name in used}
-            self._oversight.targets(output, target)
+            self._oversight.first(output, target, self.combine)
         heads = self._like_output(output, heads)
         combined = self._sum_of_losses if self.combine == "loss" else self._loss_of_sum
         total = combined(output, heads, used, target)

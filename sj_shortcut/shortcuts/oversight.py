@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sj_shortcut.schedules import ShortcutSchedule
+from sj_shortcut.shortcuts.activation import no_logits
 from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.forwards import Forwards, Record
 from sj_shortcut.shortcuts.movement import Movement, own_parameters
@@ -78,7 +79,7 @@ class Oversight:
             self._begin(records[0].forwards)
         self._calls += 1
         if not self._calls & (self._calls - 1):  # they may be frozen later, too
-            self._frozen(branches())
+            self._frozen(root, branches())
         self._resting(records)
         updated = self._updated(root)
         fed = self._forwards.fed
@@ -89,15 +90,33 @@ class Oversight:
         self._optimizer(root, branches, used)
         self._stepping.look(root, schedule, updated, same_batch)
 
-    def targets(self, output: Tensor, target: Any) -> None:
-        """Before the first training loss: tell of a model that reconstructs its input.
+    def first(self, output: Tensor, target: Any, combine: str) -> None:
+        """Look at what the first training loss is given; values only then, as the first batch is.
 
-        Its output is as wide as its input and taken for as many classes. The values are looked at
-        only then, and once, as the first batch is.
+        Args:
+            output: The model's output.
+            target: What the criterion takes.
+            combine: How the heads take part.
         """
+        if not self._first:
+            return
+        self._first = False
+        self._reconstruction(output, target)
+        kind = no_logits(output) if combine == "logits" else ""
+        if kind:
+            tell(
+                self._forwards,
+                "sum of no logits",
+                f'combine="logits" adds the heads up with an output of {kind}, which is no sum of '
+                "logits and weighs them otherwise than the output of logits would. Let the model "
+                "give logits, and take a criterion of logits, such as nn.CrossEntropyLoss() or "
+                'nn.BCEWithLogitsLoss(); or combine="loss".',
+            )
+
+    def _reconstruction(self, output: Tensor, target: Any) -> None:
+        """Tell of an output that is as wide as the input and taken for as many classes."""
         forwards = self._forwards
-        first, self._first = self._first, False
-        if not first or forwards.num_classes is None or not isinstance(target, Tensor):
+        if forwards.num_classes is None or not isinstance(target, Tensor):
             return
         x = None if forwards.fed is None else forwards.fed()
         if x is None or not target.is_floating_point() or target.shape != output.shape:
@@ -115,7 +134,9 @@ class Oversight:
                 "logits: wrap a classifier, or pass num_classes= if this is meant.",
             )
 
-    def _frozen(self, branches: Mapping[str, ShortcutBranch]) -> None:
+    def _frozen(self, root: nn.Module, branches: Mapping[str, ShortcutBranch]) -> None:
+        if not any(parameter.requires_grad for parameter in root.parameters()):
+            return  # of what comes before the model gradients are asked, as of a generator
         for name, branch in branches.items():
             own = list(branch.parameters())
             if own and not any(parameter.requires_grad for parameter in own):

@@ -514,6 +514,34 @@ def test_heads_frozen_while_they_train_are_told():
         train(model, criterion, optimizer)
 
 
+def test_heads_frozen_with_all_below_them_are_told():
+    model = wrapped()
+    model.requires_grad_(False)
+    model.fc.requires_grad_(True)
+    output = model(images()).mean(0)
+    with pytest.raises(RuntimeError, match="heads and all layers below them are frozen"):
+        loss_of(model)(output, Y)
+    for parameter in shortcut_parameters(model):  # as the message says
+        parameter.requires_grad_(True)
+    functional.reset_net(model)
+    loss_of(model)(model(images()).mean(0), Y).backward()
+
+
+def test_a_discriminator_that_is_frozen_for_its_generator_is_not_told():
+    model, generator = wrapped(), nn.Linear(8, 8)
+    criterion, optimizer = loss_of(model), sgd(model)
+    for _ in range(6):
+        for trains in (True, False):
+            model.requires_grad_(trains)
+            x = generator(images())
+            optimizer.zero_grad()
+            criterion(model(x.detach() if trains else x).mean(0), Y).backward()
+            functional.reset_net(model)
+            if trains:
+                optimizer.step()
+    assert generator.weight.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("step_mode", ["m", "s"])
 def test_heads_that_no_loss_uses_are_told(step_mode):
     model, x = wrapped(step_mode), images()
@@ -680,6 +708,18 @@ def test_heads_are_of_the_kind_that_the_criterion_is_given(name):
         total = loss_of(model, criterion)(output, target())
         torch.testing.assert_close(total, expected)
     total.sum().backward()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("name", ["NLLLoss", "nll_loss", "softmax", "BCELoss", "logsigmoid"])
+def test_sums_of_what_is_no_logits_are_told(name, inside):
+    activation, criterion, target = KINDS[name]
+    torch.manual_seed(0)
+    model = Activated(activation if inside else lambda x: x, False)
+    total = loss_of(wrap_with_shortcuts(model), criterion, 0.1, combine="logits")
+    output = model(images())
+    with pytest.warns(ShortcutWarning, match=r"with an output of (log-)?probabilities"):
+        total(output if inside else activation(output), target())
 
 
 class Activated(Net):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,13 +39,17 @@ class Record:
         read: Whether ``shortcut_logits`` has read it.
         number: Place in the order of all forwards.
         before: In compiled code the record before this one, of a single time step.
-        trace: Which compiled code it is of.
+        trace: Which compiled code it is of; ``joined`` that in which it hangs on the output, as the
+            model may be cut in pieces.
         end: Of the model's output in compiled code, a number: both come from one node of the graph,
             by which the output is known where the model is cut in pieces, as the compiler lets go
             of inputs without a gradient, such as the logits of other pieces. Not the output itself:
             what adds to it in place would give it another node.
         shared: Whether the code was traced with another forward before it, which has that node too.
+        several: The traces in which more than one forward, of any models, ends.
     """
+
+    several: ClassVar[set[str]] = set()
 
     used, spent, read = mark("_used"), mark("_spent"), mark("_read")
 
@@ -62,7 +66,7 @@ class Record:
         self.unseen: list[tuple[str, tuple[int, ...]]] = []
         self._used = self._spent = self._read = False
         self.single = True
-        self.number, self.trace = 0, ""
+        self.number, self.trace, self.joined = 0, "", ""
         self.before: Record | None = None
         self.end: Tensor | None = None
         self.shared = False
@@ -106,6 +110,7 @@ class Forwards:
         layout: What the user says of them.
         neuron_types: Spiking neuron classes of the user's.
         num_classes: Class count where it was read, not told.
+        ending: The operation that the model's output ends in, as seen when wrapping; empty if not.
         channels: For each point, the channels that its head was made for.
         step_mode: Step mode of the branches, which ``set_step_mode`` sets with all others.
         looked_at: The kind of input that the layouts hold for; ``None`` before the first look.
@@ -144,6 +149,7 @@ class Forwards:
     layout: str | Mapping[str, str] | None = None
     neuron_types: tuple[type, ...] = ()
     num_classes: int | None = None
+    ending: str = ""
     channels: dict[str, int] = field(default_factory=dict)
     step_mode: str = "s"
     looked_at: Any = None

@@ -283,7 +283,7 @@ class ShortcutLoss(nn.Module):
         """The heads' logits in the dtype of the output, and as log-probabilities where it is."""
         activation = self._activation
         if not self._activation_known:
-            activation = activation_behind(output, self.criterion)
+            activation = activation_behind(output, self.criterion, self._forwards.ending)
             if not torch.compiler.is_compiling():  # which would compile anew for what is set here
                 self._activation, self._activation_known = activation, True
         # Under autocast heads are in half precision, and their losses would be as well.

@@ -102,7 +102,7 @@ class Oversight:
             return
         self._first = False
         self._reconstruction(output, target)
-        kind = no_logits(output) if combine == "logits" else ""
+        kind = no_logits(output, self._forwards.ending) if combine == "logits" else ""
         if kind:
             tell(
                 self._forwards,

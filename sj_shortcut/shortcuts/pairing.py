@@ -52,7 +52,7 @@ def heads_behind(
         return None
     found, passed = records_behind(output, forwards.of_compiled_code())
     records = [record for record, _ in found]
-    if any(record.shared for record in records):
+    if any(record.shared or record.joined in record.several for record in records):
         raise RuntimeError(_ONE_OF_SEVERAL)
     if any(record.forwards is not forwards for record in records):
         raise RuntimeError(

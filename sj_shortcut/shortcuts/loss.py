@@ -114,6 +114,7 @@ class ShortcutLoss(nn.Module):
         self._oversight = Oversight(forwards)
         self._activation: Callable[[Tensor], Tensor] | None = None
         self._activation_known = False
+        self._activation_for = (criterion,)  # in a tuple: another one may be set later
         self._coefficients = Coefficients(self.weights)
         self.schedule = schedule
         self._be_ready(next(self._root[0].parameters(), torch.empty(0)))
@@ -281,16 +282,17 @@ class ShortcutLoss(nn.Module):
 
     def _like_output(self, output: Tensor, heads: dict[str, Tensor]) -> dict[str, Tensor]:
         """The heads' logits in the dtype of the output, and as log-probabilities where it is."""
-        activation = self._activation
-        if not self._activation_known:
+        activation, same = self._activation, self._activation_for[0] is self.criterion
+        if not self._activation_known or not (torch.compiler.is_compiling() or same):
             activation = activation_behind(output, self.criterion, self._forwards.ending)
             if not torch.compiler.is_compiling():  # which would compile anew for what is set here
                 self._activation, self._activation_known = activation, True
+                self._activation_for = (self.criterion,)
         # Under autocast heads are in half precision, and their losses would be as well.
-        same = {name: logits.to(output.dtype) for name, logits in heads.items()}
+        cast = {name: logits.to(output.dtype) for name, logits in heads.items()}
         if activation is None:
-            return same
-        return {name: activation(logits) for name, logits in same.items()}
+            return cast
+        return {name: activation(logits) for name, logits in cast.items()}
 
     def _sum_of_losses(
         self, output: Tensor, heads: dict[str, Tensor], used: dict[str, Any], target: Any

@@ -762,6 +762,33 @@ def test_heads_are_of_the_kind_that_a_model_in_ddp_ends_in(tmp_path):
         torch.distributed.destroy_process_group()
 
 
+def test_another_criterion_may_be_set_later():
+    model = wrap_with_shortcuts(Activated(lambda x: x.softmax(-1), False))
+    criterion = loss_of(model, nn.CrossEntropyLoss())
+    criterion(model(images()), Y)
+    criterion.criterion = nn.MSELoss()
+    functional.reset_net(model)
+    output = model(images())
+    heads = shortcut_logits(model).values()
+    expected = F.mse_loss(output, one_hot()) + sum(
+        F.mse_loss(logits.softmax(-1), one_hot()) for logits in heads
+    )
+    torch.testing.assert_close(criterion(output, one_hot()), expected)
+
+
+def test_weights_that_are_set_later_are_by_name():
+    model = wrapped()
+    criterion = loss_of(model)
+    criterion.weights["layer1.1"] = 0.5
+    output = model(images()).mean(0)
+    one, two = shortcut_logits(model).values()
+    expected = CE(output, Y) + 0.5 * CE(one, Y) + CE(two, Y)
+    torch.testing.assert_close(criterion(output, Y), expected)
+    criterion.weights = [0.5, 1.0]
+    with pytest.raises(TypeError, match=r"criterion.weights was set to .*\['layer1.1'\] = 0.5"):
+        criterion(output, Y)
+
+
 class Gated(Net):
     """Its output is logits, though sigmoids are close behind it."""
 

@@ -131,7 +131,7 @@ class Forwards:
             of SpikingJelly's.
         reached: Whether any head has ever run.
         used: Whether anything has ever used the logits.
-        count: Forwards so far.
+        count: Forwards so far; ``trainings`` those to train on.
         last: The record of the last forward; ``trained`` whether it was in training mode.
         attacked: Whether its input wanted a gradient in eval mode, as to make adversarial examples.
         fed: The input of the last training forward, weakly.
@@ -169,6 +169,7 @@ class Forwards:
     reached: bool = False
     used: bool = False
     count: int = 0
+    trainings: int = 0
     trained: bool = False
     attacked: bool = False
     last: Record | None = None

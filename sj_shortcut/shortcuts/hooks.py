@@ -73,6 +73,7 @@ def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards
     watch_for_updates_in_eval_mode(model, forwards)
     if graded and model.training:
         watch_for_unused_heads(model, forwards)
+        forwards.trainings += 1
         forwards.fed = next((_whole(x) for x in args if isinstance(x, Tensor)), None)
     if forwards.always_on or (graded and model.training):
         records = forwards.records

@@ -38,6 +38,7 @@ class Stepping:
         self._since_step = self._updates = 0
         self._short_epochs = self._double_steps = self._steps = 0
         self._usual = self._length = 0
+        self._trainings = self._between = 0
 
     def look(
         self, root: nn.Module, schedule: ShortcutSchedule, updated: bool, same_batch: bool
@@ -54,12 +55,18 @@ class Stepping:
             self._of_another_model(root, schedule)
         self._updates += updated
         evaluations = self._forwards.evaluations - self._evaluations
+        between, self._trainings = (
+            self._forwards.trainings - self._trainings,
+            self._forwards.trainings,
+        )
         if schedule.last_epoch != self._epoch:
-            self._moved(schedule, evaluations, same_batch)
+            self._moved(schedule, evaluations, same_batch, between)
             evaluations = 0
             self._epoch, self._evaluations = schedule.last_epoch, self._forwards.evaluations
             self._first_coefficient = schedule.coefficient
             self._since_step = self._updates = 0
+        else:
+            self._between = between
         self._steps = schedule.steps_taken
         self._since_step += 1
         if self._short_epochs >= _ONE_BATCH_EPOCHS and _hangs_on_epoch(schedule):
@@ -85,7 +92,9 @@ class Stepping:
             )
         schedule.trained_by = Trained(root)
 
-    def _moved(self, schedule: ShortcutSchedule, evaluations: int, same_batch: bool) -> None:
+    def _moved(
+        self, schedule: ShortcutSchedule, evaluations: int, same_batch: bool, between: int
+    ) -> None:
         """After a step: whether it came after a single batch, or more than one came at once."""
         whole = self._epoch is not None and schedule.last_epoch - self._epoch >= 1
         # One batch, or the batches that gradients accumulate over.
@@ -97,6 +106,8 @@ class Stepping:
             self._length = max(self._length, self._since_step)
         # The first epoch may be one that is resumed, caught up with by steps.
         times = schedule.steps_taken - self._steps if whole else 0
+        if self._between and between > 2 * self._between:
+            times = 0  # other epochs came between, of another loss
         self._double_steps = self._double_steps + 1 if times > 1 else 0
         if self._double_steps >= _DOUBLE_STEPS and _hangs_on_epoch(schedule):
             tell(

@@ -155,7 +155,19 @@ def test_steps_to_where_the_training_is_are_not_told():
             criterion.schedule.step()
             criterion.schedule.step()
 
-    for run in (catching_up, by_iterations, constant):
+    def every_second_epoch() -> None:
+        criterion = loss_with(EvolutionarySchedule(40))
+        (model,) = criterion._root
+        for epoch in range(8):
+            for _ in range(4):
+                if epoch % 2:
+                    train(criterion, 1)
+                else:
+                    nn.functional.cross_entropy(model(images()).mean(0), labels()).backward()
+                    functional.reset_net(model)
+            criterion.schedule.step()
+
+    for run in (catching_up, by_iterations, constant, every_second_epoch):
         assert told(run) == ""
 
 

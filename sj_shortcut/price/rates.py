@@ -30,6 +30,7 @@ class Rates:
         fired: For each, where channels are looked at, which of them fired: ``[C]``.
         blocked: Layers that ran without gradients.
         priced: Whether a price was taken of it.
+        finite: Whether the inputs are finite, where channels are looked at.
     """
 
     owner: Any
@@ -39,6 +40,7 @@ class Rates:
     fired: dict[int, Tensor] = field(default_factory=dict)
     blocked: list[int] = field(default_factory=list)
     priced: bool = False
+    finite: list[Tensor] = field(default_factory=list)
 
     def add(self, index: int, spikes: Tensor, channel: int | None) -> None:
         """Take note of one call of a layer.

@@ -143,8 +143,8 @@ class Watch:
         if not sound:
             self._tell(
                 "first batch",
-                "in the first batch of the price no layer fired, or the output was not finite, and "
-                "the targets of the whole training come from it. Take the price off with "
+                "in the first batch of the price no layer fired, or it was not finite, and the "
+                "targets of the whole training come from it. Take the price off with "
                 "remove_price(model), and make it, and the loss that holds it, anew: its first "
                 "batch has to be one like all others. Or give one target, rate=.",
             )

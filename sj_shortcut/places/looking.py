@@ -20,7 +20,7 @@ from sj_shortcut.places.classes import main_output, why_no_classes, without_ones
 from sj_shortcut.places.example_pass import Pass, calibrate, run_pass, untouched
 from sj_shortcut.places.layout import Layout
 from sj_shortcut.places.time_axis import TimeAxis
-from sj_shortcut.torch_model import map_tensors, tensors_in
+from sj_shortcut.torch_model import ending_of, map_tensors, tensors_in
 
 __all__ = ["Look", "look_at", "steps_in_one_call"]
 
@@ -38,6 +38,7 @@ class Look:
         reach: For each tensor of the output, the modules that it depends on.
         main: Which tensor of the output looks like logits; ``None`` without any.
         num_classes: Its width K.
+        ending: The operation that it comes from, as autograd calls it.
         refusal: Why no head can be right for this output; empty if one can.
         repeated: Why a module that ran several times has no one depth, by name.
         unbatched: Whether a convolution took the input for a single sample.
@@ -52,6 +53,7 @@ class Look:
     reach: Sequence[frozenset[str]] = ()
     main: int | None = None
     num_classes: int | None = None
+    ending: str = ""
     refusal: str = ""
     repeated: Mapping[str, str] = field(default_factory=dict)
     unbatched: bool = False
@@ -195,6 +197,7 @@ def _summary(
         reach=reach,
         main=main,
         num_classes=without_ones(shape)[-1] if shape else None,
+        ending="" if main is None else ending_of(outputs[main]),
         refusal="" if shape is None else _refusal(shape, axes, _has_steps(seen, times)),
         repeated=_repeated(seen, layouts, times),
         unbatched=any(_is_unbatched(s.module, s.shape) for s in seen.sights.values()),

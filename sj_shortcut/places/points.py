@@ -162,6 +162,8 @@ def _first_look(
                 return look
             # Time and batch may be the other way round; an input of another kind would tell.
             unclear, side = unclear or look, x.shape[-1]
+    if refused and unclear is not None and unclear.num_classes == 1:
+        return refused[0]  # one number a sample is no row of logits, whichever way it is read
     return unclear or next(iter(refused), None)
 
 

@@ -23,6 +23,7 @@ from sj_shortcut.torch_model import (
     is_sharded,
     map_tensors,
     require_module,
+    tensors_in,
 )
 
 __all__ = ["Spending", "has_price", "put_hooks_on", "remove_price", "without_hooks"]
@@ -147,6 +148,9 @@ def before_model(
             found = fan_out_shares(model, args, kwargs, neurons)
             spending.shares = None if found is None else [found[name] for name in spending.names]
     spending.current = Rates(spending, spending.looking)
+    if spending.looking:  # spiking layers take NaN for silence, and outputs may look sound
+        given = [x for x in tensors_in((args, dict(kwargs))) if x.is_floating_point()]
+        spending.current.finite = [x.detach().isfinite().all() for x in given]
 
 
 def after_neuron(

@@ -29,6 +29,8 @@ class Rates:
         sizes: For each, the number of its outputs in all calls.
         fired: For each, where channels are looked at, which of them fired: ``[C]``.
         blocked: Layers that ran without gradients.
+        priced: Whether a price was taken of it.
+        finite: Whether the inputs are finite, where channels are looked at.
     """
 
     owner: Any
@@ -37,6 +39,8 @@ class Rates:
     sizes: dict[int, int] = field(default_factory=dict)
     fired: dict[int, Tensor] = field(default_factory=dict)
     blocked: list[int] = field(default_factory=list)
+    priced: bool = False
+    finite: list[Tensor] = field(default_factory=list)
 
     def add(self, index: int, spikes: Tensor, channel: int | None) -> None:
         """Take note of one call of a layer.

@@ -203,6 +203,9 @@ class SpikePrice(nn.Module):
     def _check(self, records: Sequence[Rates]) -> None:
         if records and all(record.owner is self._spending for record in records):
             self._watch.blocked([i for record in records for i in record.blocked])
+            self._watch.twice(any(record.priced for record in records))
+            for record in records:
+                record.priced = True
             return
         if records:
             raise RuntimeError(
@@ -296,11 +299,17 @@ class SpikePrice(nn.Module):
                     self._dead(records, rates),
                     price,
                     price if loss is None else loss,
+                    self._sound(records, output, own),
                 )
                 guessing = math.inf if loss is None else math.log(output.shape[-1])
                 self._watch.look(values, guessing)
         self._losses += 1
         self._spending.looking = is_due(self._losses)
+
+    def _sound(self, records: Sequence[Rates], output: Tensor, own: Tensor) -> Tensor:
+        """Whether targets can be taken from this batch, where they are."""
+        seen = [output.isfinite().all(), own.any(), *(x for r in records for x in r.finite)]
+        return torch.stack([x.to(own.device) for x in seen]).all() | (self.rate is not None)
 
     def _dead(self, records: Sequence[Rates], rates: Tensor) -> Tensor:
         """Of each layer the share of channels that fired at no step of any sample."""

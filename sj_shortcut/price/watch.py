@@ -70,6 +70,23 @@ class Watch:
                 "counts what it fires, and cannot lower it. Pass use_reentrant=False.",
             )
 
+    def twice(self, again: bool) -> None:
+        """Tell of a forward whose price is taken a second time.
+
+        Args:
+            again: Whether it is.
+
+        Warns:
+            ShortcutWarning: Once, if it is.
+        """
+        if again:
+            self._tell(
+                "twice",
+                "the price of one forward pass was taken twice, and counts twice where both are "
+                "added up: ShortcutLoss(..., price=...) adds it by itself, so leave your own "
+                'price(output) out. (To look at it, read criterion.parts["price"].)',
+            )
+
     def unseen(self, layers: Sequence[str]) -> None:
         """Tell of layers that are no longer where the price put its hooks.
 
@@ -92,8 +109,8 @@ class Watch:
 
         Args:
             values: Of all layers what they fire ``[L]``, their targets, their own untrained rates,
-                whether they have a share, and their shares of dead channels; the price and the
-                task loss, of no axis.
+                whether they have a share, and their shares of dead channels; the price, the task
+                loss, and whether targets can be taken from such a batch, of no axis.
             chance: Task loss of guessing; infinite where it is not known.
         """
         flat = [value.detach().reshape(-1).double() for value in values]
@@ -112,14 +129,25 @@ class Watch:
         if found is None:
             return
         self._waiting = None
-        *layers, (price, loss) = found[:-2].reshape(5, -1).tolist(), found[-2:].tolist()
+        *layers, (price, loss, sound) = found[:-3].reshape(5, -1).tolist(), found[-3:].tolist()
         fired, targets, own, shares, dead = layers[0]
         if self.dead is None:
             self.dead = dead
+            self._untrained(bool(sound))
         else:
             self._silenced(fired, targets, own, shares)
             self._died(dead, self.dead)
             self._stuck(price, loss, chance)
+
+    def _untrained(self, sound: bool) -> None:
+        if not sound:
+            self._tell(
+                "first batch",
+                "in the first batch of the price no layer fired, or it was not finite, and the "
+                "targets of the whole training come from it. Take the price off with "
+                "remove_price(model), and make it, and the loss that holds it, anew: its first "
+                "batch has to be one like all others. Or give one target, rate=.",
+            )
 
     def _silenced(
         self, fired: list[float], targets: list[float], own: list[float], shares: list[float]

@@ -4,6 +4,7 @@ from sj_shortcut.schedules.base import ShortcutSchedule
 from sj_shortcut.schedules.constant import ConstantSchedule
 from sj_shortcut.schedules.evolutionary import EvolutionarySchedule, Shape
 from sj_shortcut.schedules.handover import HandoverSchedule
+from sj_shortcut.schedules.trained import Trained
 
 __all__ = [
     "ConstantSchedule",
@@ -11,4 +12,5 @@ __all__ = [
     "HandoverSchedule",
     "Shape",
     "ShortcutSchedule",
+    "Trained",
 ]

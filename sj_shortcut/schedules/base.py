@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sj_shortcut.schedules.numbers import epoch_number
 from sj_shortcut.schedules.readers import Reader, Readers
+from sj_shortcut.schedules.trained import Trained
 from sj_shortcut.torch_model.warnings import ShortcutWarning
 
 __all__ = ["ShortcutSchedule"]
@@ -56,9 +57,12 @@ class ShortcutSchedule(ABC):
     last_epoch: float = 0
 
     # Not in the state: what a schedule keeps for itself alone.
-    _unsaved: ClassVar[tuple[str, ...]] = ("_warned", "_readers")
+    _unsaved: ClassVar[tuple[str, ...]] = ("_warned", "_readers", "steps_taken", "trained_by")
     _warned: bool = False
     _readers: Readers = Readers()
+    # What the watch over a training asks: calls of `step()`, and for whom.
+    steps_taken: int = 0
+    trained_by: Trained = Trained()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -106,6 +110,7 @@ class ShortcutSchedule(ABC):
             1.75
         """
         self.last_epoch = math.floor(self.last_epoch) + 1 if epoch is None else epoch_number(epoch)
+        self.steps_taken += epoch is None
         # Where `epochs` is no whole number, its last epoch ends after it.
         if self.epochs is not None and self.last_epoch > math.ceil(self.epochs):
             self._warn_beyond_the_end(self.epochs)

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["activation_behind", "is_told"]
+from sj_shortcut.torch_model import ending_of
+
+__all__ = ["activation_behind", "is_told", "no_logits"]
 
 _LOG_SOFTMAX, _LOG_SIGMOID = "LogSoftmaxBackward0", "LogSigmoidBackward0"
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -22,46 +24,24 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "SoftplusBackward0": nn.functional.softplus,
     "ReluBackward0": torch.relu,
 }
-_LOGS = {"SoftmaxBackward0": _LOG_SOFTMAX, "SigmoidBackward0": _LOG_SIGMOID}
-# What may come between an activation and the loss: averages over time, and changes of shape.
-_PASSED_OVER = (
-    "Mean",
-    "Sum",
-    "Add",
-    "Max",
-    "Amax",
-    "Clamp",
-    "Index",
-    "Select",
-    "Slice",
-    "Split",
-    "Stack",
-    "Cat",
-    "Unbind",
-    "View",
-    "Reshape",
-    "Unsafe",
-    "Squeeze",
-    "Unsqueeze",
-    "Permute",
-    "Transpose",
-    "Clone",
-    "ToCopy",
-    "Alias",
-    "_Join",
-)
-# These too, if they scale by a constant: a gate is a part of the network.
-_SCALES = ("Mul", "Div")
+# Outputs that are no logits, of which sums mean nothing.
+_NO_LOGITS = {
+    _LOG_SOFTMAX: "log-probabilities (log_softmax)",
+    "SoftmaxBackward0": "probabilities (softmax)",
+    _LOG_SIGMOID: "log-probabilities (logsigmoid)",
+    "SigmoidBackward0": "probabilities (sigmoid)",
+}
 
 
 def activation_behind(
-    output: Tensor, criterion: Callable[..., Any]
+    output: Tensor, criterion: Callable[..., Any], compiled: str = ""
 ) -> Callable[[Tensor], Tensor] | None:
     """What the heads' logits must go through to be of the kind that the criterion is given.
 
     Args:
         output: What the loss is given.
         criterion: The task loss. One that takes logits by itself needs nothing of the kind.
+        compiled: What the model's own output ends in, for outputs of compiled code, which hide it.
 
     Returns:
         The function, ``None`` if the output is logits.
@@ -77,7 +57,7 @@ def activation_behind(
         return _ACTIVATIONS[_LOG_SOFTMAX]
     if isinstance(criterion, (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss)):
         return None
-    return _ACTIVATIONS.get(_origin(output.grad_fn))
+    return _ACTIVATIONS.get(ending_of(output, compiled))
 
 
 def is_told(criterion: Callable[..., Any]) -> bool:
@@ -86,21 +66,16 @@ def is_told(criterion: Callable[..., Any]) -> bool:
     return isinstance(criterion, (nn.NLLLoss, nn.CrossEntropyLoss, nn.BCEWithLogitsLoss))
 
 
-def _origin(node: Any) -> str:
-    """Name of the operation that all parts of an output come from; empty if they differ."""
-    waiting, passed = [node], set()
-    names: set[str] = set()
-    while waiting and len(names) < 2:
-        node = waiting.pop()
-        if node is None or node in passed:
-            continue
-        passed.add(node)
-        name = node.name()
-        before = [earlier for earlier, _ in node.next_functions if earlier is not None]
-        if name.startswith(_PASSED_OVER) or (name.startswith(_SCALES) and len(before) == 1):
-            waiting += before
-        elif name.startswith("LogBackward"):
-            names.add(_LOGS.get(_origin(before[0]), name))
-        else:
-            names.add(name)
-    return names.pop() if len(names) == 1 else ""
+def no_logits(output: Tensor, compiled: str = "") -> str:
+    """What an output is instead of logits; empty where it may be logits.
+
+    Args:
+        output: What the loss is given.
+        compiled: What the model's own output ends in.
+
+    Example:
+        >>> import torch
+        >>> no_logits(torch.softmax(torch.zeros(2, 4, requires_grad=True), -1))
+        'probabilities (softmax)'
+    """
+    return _NO_LOGITS.get(ending_of(output, compiled), "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -87,19 +87,25 @@ def check_price(price: Any, model: nn.Module) -> None:
 
 
 def check_made_for(
-    heads: Iterable[str], present: Iterable[str], per_step: bool, per_step_now: bool
+    heads: Mapping[str, float], present: Iterable[str], per_step: bool, per_step_now: bool
 ) -> None:
     """Refuse a model that was wrapped anew, or got another loss, since a loss was made for it.
 
     Args:
-        heads: Where the loss was made for heads.
+        heads: The weights of the heads that the loss was made for, by name.
         present: Where the model has heads.
         per_step: Whether the loss takes logits of every time step.
         per_step_now: Whether the heads keep them.
 
     Raises:
         RuntimeError: If they do not fit.
+        TypeError: If the weights were set to something else later.
     """
+    if not isinstance(heads, Mapping):
+        raise TypeError(
+            f"criterion.weights was set to {heads!r}: set the weight of a head by its name, as in "
+            f"criterion.weights[{next(iter(present), '')!r}] = 0.5."
+        )
     if set(heads) != set(present):
         raise RuntimeError(
             f"this ShortcutLoss was made for heads at {', '.join(heads)}, but the model "

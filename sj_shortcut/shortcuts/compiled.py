@@ -35,7 +35,7 @@ _ANOTHER = (
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def this_trace() -> str:
     """What tells the code that is being traced from any other; a constant in it."""
-    return str(CompileContext.current_compile_id())
+    return _trace()
 
 
 def mark_join(joined: Tensor, record: Record) -> None:
@@ -48,6 +48,7 @@ def mark_join(joined: Tensor, record: Record) -> None:
     logits = _with_gradients(record)  # read by the function below, as is ``joined``
     comptime(_mark_join)
     record.shared = record.shared or _other_forward_before()
+    record.joined = this_trace()
     del logits
 
 
@@ -107,6 +108,10 @@ def _records_of_this_trace(forwards: Forwards) -> list[Record]:
     return records
 
 
+def _trace() -> str:
+    return str(CompileContext.current_compile_id())
+
+
 def _with_gradients(record: Record) -> list[Tensor]:
     return [logits for logits in record.all_logits() if logits.requires_grad]
 
@@ -121,6 +126,8 @@ def _mark_join(context: ComptimeContext) -> None:
     logits = _nodes(context.get_local("logits").as_proxy())
     node.meta[_KEY] = logits
     _before[0] = any(other.meta.get(_KEY, logits) != logits for other in node.graph.nodes)
+    # The forwards before it are told by their trace: their records are no longer at hand.
+    (Record.several.add if _before[0] else Record.several.discard)(_trace())
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sj_shortcut.shortcuts.forwards import Forwards
-from sj_shortcut.shortcuts.oversight import tell
+from sj_shortcut.shortcuts.telling import tell
 
 __all__ = ["tell_of_eval_mode", "watch_for_updates_in_eval_mode"]
 

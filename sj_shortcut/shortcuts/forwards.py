@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,13 +41,17 @@ class Record:
         read: Whether ``shortcut_logits`` has read it.
         number: Place in the order of all forwards.
         before: In compiled code the record before this one, of a single time step.
-        trace: Which compiled code it is of.
+        trace: Which compiled code it is of; ``joined`` that in which it hangs on the output, as the
+            model may be cut in pieces.
         end: Of the model's output in compiled code, a number: both come from one node of the graph,
             by which the output is known where the model is cut in pieces, as the compiler lets go
             of inputs without a gradient, such as the logits of other pieces. Not the output itself:
             what adds to it in place would give it another node.
         shared: Whether the code was traced with another forward before it, which has that node too.
+        several: The traces in which more than one forward, of any models, ends.
     """
+
+    several: ClassVar[set[str]] = set()
 
     used, spent, read = mark("_used"), mark("_spent"), mark("_read")
 
@@ -65,7 +69,7 @@ class Record:
         self.unseen: list[tuple[str, tuple[int, ...]]] = []
         self._used = self._spent = self._read = False
         self.single = True
-        self.number, self.trace = 0, ""
+        self.number, self.trace, self.joined = 0, "", ""
         self.before: Record | None = None
         self.end: Tensor | None = None
         self.shared = False
@@ -99,6 +103,10 @@ class Record:
         """Samples of the forward, as its first head saw them."""
         return self.tensors()[0].shape[-2]
 
+    def learns(self) -> bool:
+        """Whether any head, or a layer below one, can learn from the logits."""
+        return any(tensor.requires_grad for tensor in self.tensors())
+
     def nodes(self) -> set[Any]:
         """Nodes of the graph that, in compiled code, tell that an output comes from it."""
         ends = [] if self.end is None else [self.end]
@@ -117,6 +125,7 @@ class Forwards:
         neuron_types: Spiking neuron classes of the user's.
         num_classes: Class count where it was read, not told.
         reads: What heads see: the "spikes" of their points, or the "currents" into them.
+        ending: The operation that the model's output ends in, as seen when wrapping; empty if not.
         channels: For each point, the channels that its head was made for.
         step_mode: Step mode of the branches, which ``set_step_mode`` sets with all others.
         looked_at: The kind of input that the layouts hold for; ``None`` before the first look.
@@ -137,7 +146,7 @@ class Forwards:
             of SpikingJelly's.
         reached: Whether any head has ever run.
         used: Whether anything has ever used the logits.
-        count: Forwards so far.
+        count: Forwards so far; ``trainings`` those to train on.
         last: The record of the last forward; ``trained`` whether it was in training mode.
         attacked: Whether its input wanted a gradient in eval mode, as to make adversarial examples.
         fed: The input of the last training forward, weakly.
@@ -156,6 +165,7 @@ class Forwards:
     neuron_types: tuple[type, ...] = ()
     num_classes: int | None = None
     reads: str = "spikes"
+    ending: str = ""
     channels: dict[str, int] = field(default_factory=dict)
     step_mode: str = "s"
     looked_at: Any = None
@@ -175,6 +185,7 @@ class Forwards:
     reached: bool = False
     used: bool = False
     count: int = 0
+    trainings: int = 0
     trained: bool = False
     attacked: bool = False
     last: Record | None = None

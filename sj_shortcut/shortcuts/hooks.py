@@ -24,7 +24,8 @@ from sj_shortcut.shortcuts.forwards import Forwards, Record
 from sj_shortcut.shortcuts.gates import above, below
 from sj_shortcut.shortcuts.hand_on import averages, averages_and_features
 from sj_shortcut.shortcuts.join import hang_on
-from sj_shortcut.shortcuts.oversight import tell, watch_for_unused_heads
+from sj_shortcut.shortcuts.oversight import watch_for_unused_heads
+from sj_shortcut.shortcuts.telling import tell
 from sj_shortcut.shortcuts.together import compute_waiting, head_that_waits, may_wait_on, wait
 from sj_shortcut.torch_model import (
     NO_BACKWARD,
@@ -72,6 +73,7 @@ def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards
     watch_for_updates_in_eval_mode(model, forwards)
     if graded and model.training:
         watch_for_unused_heads(model, forwards)
+        forwards.trainings += 1
         forwards.fed = next((_whole(x) for x in args if isinstance(x, Tensor)), None)
     if forwards.always_on or (graded and model.training):
         records = forwards.records
@@ -203,9 +205,7 @@ def after_model(model: nn.Module, args: Any, output: Any, *, forwards: Forwards)
         forwards.keep_compiled(record)
     else:
         forwards.keep(record)
-    if not _leaves_all_out(model, record, forwards) and not any(
-        tensor.requires_grad for tensor in record.tensors()
-    ):
+    if not _leaves_all_out(model, record, forwards) and not record.learns():
         return None
     _check_not_resharded(model, record, forwards)
     return hang_on(output, record)

@@ -18,6 +18,7 @@ from sj_shortcut.shortcuts.eval_mode import tell_of_eval_mode
 from sj_shortcut.shortcuts.hooks import forwards_of, has_shortcuts
 from sj_shortcut.shortcuts.oversight import Oversight
 from sj_shortcut.shortcuts.pairing import heads_behind
+from sj_shortcut.shortcuts.priced import with_price
 from sj_shortcut.shortcuts.stacked_loss import stacked_losses
 from sj_shortcut.shortcuts.weights import Coefficients, only_weighed, weigh, weights_by_name
 from sj_shortcut.torch_model import is_captured
@@ -113,6 +114,7 @@ class ShortcutLoss(nn.Module):
         self._oversight = Oversight(forwards)
         self._activation: Callable[[Tensor], Tensor] | None = None
         self._activation_known = False
+        self._activation_for = (criterion,)  # in a tuple: another one may be set later
         self._coefficients = Coefficients(self.weights)
         self.schedule = schedule
         self._be_ready(next(self._root[0].parameters(), torch.empty(0)))
@@ -166,12 +168,15 @@ class ShortcutLoss(nn.Module):
         else:
             used = self._used_weights(heads)
             heads = {name: heads[name] for name in used}
-            self._oversight.targets(output, target)
+            self._oversight.first(output, target, self.combine)
         heads = self._like_output(output, heads)
         combined = self._sum_of_losses if self.combine == "loss" else self._loss_of_sum
         total = combined(output, heads, used, target)
         self._schedule.observe(self.parts)
-        return total if self.price is None else self._with_price(total, output, self.price)
+        if self.price is None:
+            return total
+        total, self.parts = with_price(total, output, self.price, self.criterion, self.parts)
+        return total
 
     def get_extra_state(self) -> dict[str, Any]:
         """The schedule, so that ``state_dict()`` holds all that a training needs to go on."""
@@ -277,16 +282,17 @@ class ShortcutLoss(nn.Module):
 
     def _like_output(self, output: Tensor, heads: dict[str, Tensor]) -> dict[str, Tensor]:
         """The heads' logits in the dtype of the output, and as log-probabilities where it is."""
-        activation = self._activation
-        if not self._activation_known:
-            activation = activation_behind(output, self.criterion)
+        activation, same = self._activation, self._activation_for[0] is self.criterion
+        if not self._activation_known or not (torch.compiler.is_compiling() or same):
+            activation = activation_behind(output, self.criterion, self._forwards.ending)
             if not torch.compiler.is_compiling():  # which would compile anew for what is set here
                 self._activation, self._activation_known = activation, True
+                self._activation_for = (self.criterion,)
         # Under autocast heads are in half precision, and their losses would be as well.
-        same = {name: logits.to(output.dtype) for name, logits in heads.items()}
+        cast = {name: logits.to(output.dtype) for name, logits in heads.items()}
         if activation is None:
-            return same
-        return {name: activation(logits) for name, logits in same.items()}
+            return cast
+        return {name: activation(logits) for name, logits in cast.items()}
 
     def _sum_of_losses(
         self, output: Tensor, heads: dict[str, Tensor], used: dict[str, Any], target: Any
@@ -315,14 +321,6 @@ class ShortcutLoss(nn.Module):
         with torch.no_grad():
             main = self._task_loss(output.detach(), target) if used else total.detach()
         self.parts = {"total": total.detach(), "main": main}
-        return total
-
-    def _with_price(self, total: Tensor, output: Tensor, price: SpikePrice) -> Tensor:
-        main = self.parts["main"]
-        of_classes = isinstance(self.criterion, nn.CrossEntropyLoss) and not main.ndim
-        spikes = price(output, main if of_classes else None)
-        total = total + spikes
-        self.parts = {**self.parts, "total": total.detach(), "price": spikes.detach()}
         return total
 
     def _task_loss(self, logits: Tensor, target: Any) -> Tensor:

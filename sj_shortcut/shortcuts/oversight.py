@@ -5,7 +5,6 @@ Nothing here waits for the device in a training step, but where a slip is likely
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,17 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from sj_shortcut.schedules import ShortcutSchedule
+from sj_shortcut.shortcuts.activation import no_logits
 from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.forwards import Forwards, Record
 from sj_shortcut.shortcuts.movement import Movement, own_parameters
-from sj_shortcut.torch_model import ShortcutWarning
+from sj_shortcut.shortcuts.stepping import Stepping
+from sj_shortcut.shortcuts.telling import tell
 
-__all__ = [
-    "Oversight",
-    "own_parameters",
-    "tell",
-    "watch_for_unused_heads",
-]
+__all__ = ["Oversight", "own_parameters", "watch_for_unused_heads"]
 
 # Losses of training after which heads that stay where they are are looked at.
 _FIRST_LOOK = 4
@@ -32,21 +28,8 @@ _NEXT_LOOK = 16
 # Losses of training within which an optimizer that holds the heads should have stepped once.
 _RARE_STEPS = 512
 _NEVER_RAN = 10
-_ONE_BATCH_EPOCHS = 5
-# Evaluations without a step of the schedule; three may well be of one epoch.
-_EVALUATIONS = 4
-# Lengths of the longest epoch so far after which the next step of the schedule is overdue.
-_EPOCHS = 4
 # Updates of the model, or backward passes, after which heads that no loss uses are told of.
 _UPDATES, _BACKWARDS = 5, 30
-
-
-def tell(forwards: Forwards, key: str, message: str) -> None:
-    """Warn once a model and kind of slip."""
-    if key in forwards.said:
-        return
-    forwards.said.add(key)
-    warnings.warn(message, ShortcutWarning, stacklevel=5)
 
 
 class Oversight:
@@ -63,15 +46,11 @@ class Oversight:
         self._forwards = forwards
         self._calls = 0
         self._never_ran: set[str] | None = None
-        self._epoch: float | None = None
-        self._first_coefficient: float | None = None
-        self._evaluations = forwards.evaluations
-        self._since_step = self._updates = self._short_epochs = 0
-        self._usual = self._length = 0
+        self._stepping = Stepping(forwards)
         self._sentinel: nn.Parameter | None = None
         self._version = -1
         self._movement: Movement | None = None
-        self._settled = self._same_batch = False
+        self._settled = False
         self._first = True
         self._fed: Callable[[], Tensor | None] | None = None
 
@@ -100,26 +79,44 @@ class Oversight:
             self._begin(records[0].forwards)
         self._calls += 1
         if not self._calls & (self._calls - 1):  # they may be frozen later, too
-            self._frozen(branches())
+            self._frozen(root, branches())
         self._resting(records)
-        self._count_updates(root)
+        updated = self._updated(root)
         fed = self._forwards.fed
         # Epochs of one batch, as with all data at once; else each batch is a tensor of its own.
         before = None if self._fed is None else self._fed()
-        self._same_batch = before is not None and fed is not None and fed() is before
+        same_batch = before is not None and fed is not None and fed() is before
         self._fed = fed
         self._optimizer(root, branches, used)
-        self._schedule(schedule)
+        self._stepping.look(root, schedule, updated, same_batch)
 
-    def targets(self, output: Tensor, target: Any) -> None:
-        """Before the first training loss: tell of a model that reconstructs its input.
+    def first(self, output: Tensor, target: Any, combine: str) -> None:
+        """Look at what the first training loss is given; values only then, as the first batch is.
 
-        Its output is as wide as its input and taken for as many classes. The values are looked at
-        only then, and once, as the first batch is.
+        Args:
+            output: The model's output.
+            target: What the criterion takes.
+            combine: How the heads take part.
         """
+        if not self._first:
+            return
+        self._first = False
+        self._reconstruction(output, target)
+        kind = no_logits(output, self._forwards.ending) if combine == "logits" else ""
+        if kind:
+            tell(
+                self._forwards,
+                "sum of no logits",
+                f'combine="logits" adds the heads up with an output of {kind}, which is no sum of '
+                "logits and weighs them otherwise than the output of logits would. Let the model "
+                "give logits, and take a criterion of logits, such as nn.CrossEntropyLoss() or "
+                'nn.BCEWithLogitsLoss(); or combine="loss".',
+            )
+
+    def _reconstruction(self, output: Tensor, target: Any) -> None:
+        """Tell of an output that is as wide as the input and taken for as many classes."""
         forwards = self._forwards
-        first, self._first = self._first, False
-        if not first or forwards.num_classes is None or not isinstance(target, Tensor):
+        if forwards.num_classes is None or not isinstance(target, Tensor):
             return
         x = None if forwards.fed is None else forwards.fed()
         if x is None or not target.is_floating_point() or target.shape != output.shape:
@@ -137,7 +134,9 @@ class Oversight:
                 "logits: wrap a classifier, or pass num_classes= if this is meant.",
             )
 
-    def _frozen(self, branches: Mapping[str, ShortcutBranch]) -> None:
+    def _frozen(self, root: nn.Module, branches: Mapping[str, ShortcutBranch]) -> None:
+        if not any(parameter.requires_grad for parameter in root.parameters()):
+            return  # of what comes before the model gradients are asked, as of a generator
         for name, branch in branches.items():
             own = list(branch.parameters())
             if own and not any(parameter.requires_grad for parameter in own):
@@ -172,13 +171,14 @@ class Oversight:
                 "module is never called in training, or around its hooks. Choose another point.",
             )
 
-    def _count_updates(self, root: nn.Module) -> None:
-        """By the version of one parameter, which tells for nothing."""
+    def _updated(self, root: nn.Module) -> bool:
+        """Whether the model was updated, by the version of a parameter, which tells for nothing."""
         if self._calls == 1:
             self._sentinel = next((p for p in own_parameters(root) if p.requires_grad), None)
-        if self._sentinel is not None and self._sentinel._version != self._version:
-            self._version = self._sentinel._version
-            self._updates += self._calls > 1
+        if self._sentinel is None or self._sentinel._version == self._version:
+            return False
+        self._version = self._sentinel._version
+        return self._calls > 1
 
     def _optimizer(
         self,
@@ -229,52 +229,6 @@ class Oversight:
             'optimizer.add_param_group({"params": list(shortcut_parameters(model))}).',
         )
 
-    def _schedule(self, schedule: ShortcutSchedule) -> None:
-        forwards = self._forwards
-        evaluations = forwards.evaluations - self._evaluations
-        if schedule.last_epoch != self._epoch:
-            whole = self._epoch is not None and schedule.last_epoch - self._epoch >= 1
-            # One batch, or the batches that gradients accumulate over.
-            single = self._since_step == 1 or self._updates == 1
-            short = whole and single and evaluations == 0 and not self._same_batch
-            self._short_epochs = self._short_epochs + 1 if short else 0
-            if whole:
-                self._usual = max(self._usual, evaluations)
-                self._length = max(self._length, self._since_step)
-            self._first_coefficient = schedule.coefficient
-            self._epoch, self._evaluations = schedule.last_epoch, forwards.evaluations
-            self._since_step = self._updates = 0
-        if self._first_coefficient is None:
-            self._first_coefficient = schedule.coefficient
-        self._since_step += 1
-        if self._short_epochs >= _ONE_BATCH_EPOCHS and _hangs_on_epoch(schedule):
-            tell(
-                forwards,
-                "per batch",
-                "the schedule was stepped after each single batch: schedule.step() moves λ on by "
-                "an epoch. Call it once an epoch, or step(epoch + batch / batches) to follow the "
-                "training within one. (If your epochs are of one batch, all is well.)",
-            )
-        # As many as its epochs, but more than come in one epoch of the user's.
-        enough = max(min(_EVALUATIONS, schedule.epochs or _EVALUATIONS), 3 * self._usual)
-        much = self._length > 1 and self._since_step > _EPOCHS * self._length
-        if (
-            (evaluations >= enough or much)
-            and schedule.coefficient == self._first_coefficient  # it does not move by itself
-            and _hangs_on_epoch(schedule)
-        ):
-            never = schedule.last_epoch == 0
-            since = "was never stepped" if never else "was not stepped any more since"
-            stays = "where it began" if never else f"as at epoch {schedule.last_epoch}"
-            what = f"evaluated {evaluations} times" if evaluations >= enough else "trained on"
-            tell(
-                forwards,
-                "never stepped",
-                f"the model was {what}, but the schedule {since}, "
-                f"so λ stays {stays}: call criterion.schedule.step() after each epoch. (If "
-                "you evaluate several times an epoch, all is well.)",
-            )
-
 
 def _are_classes(target: Tensor) -> bool:
     """Whether rows of numbers are classes: hot or not, of any two values, or probabilities."""
@@ -282,14 +236,6 @@ def _are_classes(target: Tensor) -> bool:
         hot = ((target == target.amin()) | (target == target.amax())).all()
         shares = (target >= 0).all() & ((target.sum(-1) - 1).abs() < 1e-3).all()
         return bool(hot | shares)
-
-
-def _hangs_on_epoch(schedule: ShortcutSchedule) -> bool:
-    """Whether a step would ever change λ."""
-    if not schedule.needs_steps or schedule.needs_losses:
-        return schedule.needs_steps
-    now = schedule.coefficient
-    return any(schedule(schedule.last_epoch + later) != now for later in (1, 10, 100, 1000))
 
 
 def watch_for_unused_heads(root: nn.Module, forwards: Forwards) -> None:

@@ -53,7 +53,7 @@ def heads_behind(
         return None
     found, passed = records_behind(output, forwards.of_compiled_code())
     records = [record for record, _ in found]
-    if any(record.shared for record in records):
+    if any(record.shared or record.joined in record.several for record in records):
         raise RuntimeError(_ONE_OF_SEVERAL)
     if any(record.forwards is not forwards for record in records):
         raise RuntimeError(
@@ -171,6 +171,12 @@ def _why_no_record(root: nn.Module, forwards: Forwards) -> str:
     """Why an output with a graph does not lead back to a forward with heads."""
     if forwards.trains and forwards.last is not None and not forwards.last.logits:
         return why_no_heads(root, forwards)
+    if forwards.trains and forwards.last is not None and not forwards.last.learns():
+        return (
+            "the shortcut heads and all layers below them are frozen, so there is nothing that "
+            "they could train: let them train, for p in shortcut_parameters(model): "
+            "p.requires_grad_(True), or call remove_shortcuts(model) and take the plain criterion."
+        )
     if forwards.ran and not forwards.graded:
         return (
             "the model's last forward ran without gradients, and this output has them: either it "

@@ -304,6 +304,7 @@ def _know(forwards: Forwards, taps: list[_Tap], look: Look | None, example_input
     if look is None:
         return
     forwards.layouts = {tap.point.name: tap.point.layout for tap in taps}
+    forwards.ending = look.ending
     for tap in taps:  # now, as code compiled before the first call would be compiled anew
         if tap.point.layout is not None:
             tap.branch.follow(tap.point.layout.has_time)

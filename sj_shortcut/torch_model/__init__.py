@@ -2,6 +2,7 @@
 
 from sj_shortcut.torch_model.backward import NO_BACKWARD, backward_task, in_backward
 from sj_shortcut.torch_model.checks import did_you_mean, require_module
+from sj_shortcut.torch_model.ending import ending_of
 from sj_shortcut.torch_model.later import Later
 from sj_shortcut.torch_model.modes import modes_after_interrupts
 from sj_shortcut.torch_model.norms import joint_norm, l2_norm, wide_dtype
@@ -30,6 +31,7 @@ __all__ = [
     "backward_task",
     "bare_model",
     "did_you_mean",
+    "ending_of",
     "find_compiled",
     "first_tensor",
     "gather_objects",

@@ -514,6 +514,34 @@ def test_heads_frozen_while_they_train_are_told():
         train(model, criterion, optimizer)
 
 
+def test_heads_frozen_with_all_below_them_are_told():
+    model = wrapped()
+    model.requires_grad_(False)
+    model.fc.requires_grad_(True)
+    output = model(images()).mean(0)
+    with pytest.raises(RuntimeError, match="heads and all layers below them are frozen"):
+        loss_of(model)(output, Y)
+    for parameter in shortcut_parameters(model):  # as the message says
+        parameter.requires_grad_(True)
+    functional.reset_net(model)
+    loss_of(model)(model(images()).mean(0), Y).backward()
+
+
+def test_a_discriminator_that_is_frozen_for_its_generator_is_not_told():
+    model, generator = wrapped(), nn.Linear(8, 8)
+    criterion, optimizer = loss_of(model), sgd(model)
+    for _ in range(6):
+        for trains in (True, False):
+            model.requires_grad_(trains)
+            x = generator(images())
+            optimizer.zero_grad()
+            criterion(model(x.detach() if trains else x).mean(0), Y).backward()
+            functional.reset_net(model)
+            if trains:
+                optimizer.step()
+    assert generator.weight.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("step_mode", ["m", "s"])
 def test_heads_that_no_loss_uses_are_told(step_mode):
     model, x = wrapped(step_mode), images()
@@ -682,6 +710,85 @@ def test_heads_are_of_the_kind_that_the_criterion_is_given(name):
     total.sum().backward()
 
 
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("name", ["NLLLoss", "nll_loss", "softmax", "BCELoss", "logsigmoid"])
+def test_sums_of_what_is_no_logits_are_told(name, inside):
+    activation, criterion, target = KINDS[name]
+    torch.manual_seed(0)
+    model = Activated(activation if inside else lambda x: x, False)
+    total = loss_of(wrap_with_shortcuts(model), criterion, 0.1, combine="logits")
+    output = model(images())
+    with pytest.warns(ShortcutWarning, match=r"with an output of (log-)?probabilities"):
+        total(output if inside else activation(output), target())
+
+
+class Activated(Net):
+    """A network that ends in an activation, at every time step or after them."""
+
+    def __init__(self, activation: Callable, first: bool) -> None:
+        super().__init__()
+        self.activation, self.first = activation, first
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return self.activation(y).mean(0) if self.first else self.activation(y.mean(0))
+
+
+@pytest.mark.parametrize("price", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("name", KINDS)
+def test_heads_are_of_the_kind_that_the_model_ends_in(name, first, price):
+    activation, criterion, target = KINDS[name]
+    model = wrap_with_shortcuts(Activated(activation, first))
+    total = loss_of(model, criterion, price=price)
+    output = model(images())
+    heads = shortcut_logits(model).values()
+    expected = criterion(output, target())
+    expected = expected + sum(criterion(activation(logits), target()) for logits in heads)
+    torch.testing.assert_close(total(output, target()), expected)  # a first batch has no price
+
+
+def test_heads_are_of_the_kind_that_a_model_in_ddp_ends_in(tmp_path):
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = wrap_with_shortcuts(Activated(lambda x: x.log_softmax(-1), False))
+        parallel = nn.parallel.DistributedDataParallel(model)
+        output = parallel(images())
+        heads = [logits.log_softmax(-1) for logits in shortcut_logits(model).values()]
+        expected = sum(F.nll_loss(logits, Y) for logits in (output, *heads))
+        criterion = loss_of(parallel, lambda o, t: F.nll_loss(o, t))
+        torch.testing.assert_close(criterion(output, Y), expected)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_another_criterion_may_be_set_later():
+    model = wrap_with_shortcuts(Activated(lambda x: x.softmax(-1), False))
+    criterion = loss_of(model, nn.CrossEntropyLoss())
+    criterion(model(images()), Y)
+    criterion.criterion = nn.MSELoss()
+    functional.reset_net(model)
+    output = model(images())
+    heads = shortcut_logits(model).values()
+    expected = F.mse_loss(output, one_hot()) + sum(
+        F.mse_loss(logits.softmax(-1), one_hot()) for logits in heads
+    )
+    torch.testing.assert_close(criterion(output, one_hot()), expected)
+
+
+def test_weights_that_are_set_later_are_by_name():
+    model = wrapped()
+    criterion = loss_of(model)
+    criterion.weights["layer1.1"] = 0.5
+    output = model(images()).mean(0)
+    one, two = shortcut_logits(model).values()
+    expected = CE(output, Y) + 0.5 * CE(one, Y) + CE(two, Y)
+    torch.testing.assert_close(criterion(output, Y), expected)
+    criterion.weights = [0.5, 1.0]
+    with pytest.raises(TypeError, match=r"criterion.weights was set to .*\['layer1.1'\] = 0.5"):
+        criterion(output, Y)
+
+
 class Gated(Net):
     """Its output is logits, though sigmoids are close behind it."""
 
@@ -823,8 +930,8 @@ def test_a_schedule_that_follows_batches_within_epochs_is_not_told():
 def epochs_without_a_step(schedule: ShortcutSchedule) -> None:
     model = wrapped()
     criterion, optimizer = ShortcutLoss(model, CE, schedule), sgd(model)
-    for _ in range(5):
-        train(model, criterion, optimizer, steps=2)
+    for _ in range(11):
+        train(model, criterion, optimizer, steps=3)
         validate(model, criterion)
 
 

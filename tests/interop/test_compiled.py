@@ -238,6 +238,19 @@ def test_which_of_two_forwards_is_told_where_the_loss_is_outside(chosen, mode):
         loss(both(images())[chosen].mean(0), labels())
 
 
+@pytest.mark.parametrize("chosen", [0, 1])
+@pytest.mark.parametrize("of", [0, 1])
+def test_which_of_two_models_is_told_where_the_losses_are_outside(chosen, of):
+    (one, loss), (two, other) = pair("handover", {})
+    both = torch.compile(lambda x: (one(x), two(2 * x)), backend="aot_eager")
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="several forwards of wrapped models"):
+            (loss, other)[of](both(images())[chosen].mean(0), labels())
+    torch.compiler.reset()  # numbers of traces begin anew
+    alone = torch.compile(one, backend="aot_eager")
+    loss(alone(images()).mean(0), labels()).backward()
+
+
 def test_an_output_of_another_model_is_told():
     (model, _), (_, other) = pair("handover", {})
 
@@ -301,6 +314,17 @@ def test_what_an_output_is_is_seen_once_or_said_by_the_criterion():
     for _ in range(3):
         x, y = images(), labels()
         torch.testing.assert_close(compiled(x, y), other(twin(x).mean(0), y))
+
+
+@pytest.mark.parametrize("after", [lambda x: x, torch.log], ids=["softmax", "log of softmax"])
+def test_what_a_compiled_model_ends_in_is_seen_when_wrapping(after):
+    model = wrapped(net=Probable)
+    twin = copy.deepcopy(model)
+    loss, other = ShortcutLoss(model, mse), ShortcutLoss(twin, mse)
+    compiled = torch.compile(model, backend="aot_eager")
+    x, y = images(), labels()
+    expected = other(after(twin(x)).mean(0), y)
+    torch.testing.assert_close(loss(after(compiled(x)).mean(0), y), expected)
 
 
 class SpikingHead(nn.Sequential):

@@ -18,6 +18,7 @@ from sj_shortcut import (
     ConstantSchedule,
     EvolutionarySchedule,
     ShortcutLoss,
+    ShortcutWarning,
     remove_shortcuts,
     wrap_with_shortcuts,
 )
@@ -236,3 +237,12 @@ def test_accelerate_saves_and_restores_the_coefficient(tmp_path):
     accelerator.load_state(tmp_path / "state")
     assert criterion.schedule.coefficient == coefficient and criterion.schedule.last_epoch == 3
     assert same(model.state_dict(), saved)
+
+
+def test_a_schedule_that_the_module_steps_as_well_is_told(recipe):
+    class StepsItself(recipe["LitNet"]):
+        def on_train_epoch_end(self) -> None:
+            self.criterion.schedule.step()
+
+    with pytest.warns(ShortcutWarning, match="stepped 2 times from one training loss"):
+        trainer(4).fit(StepsItself(40), batches())

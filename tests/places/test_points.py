@@ -482,3 +482,14 @@ class NonSpiking(neuron.LIFNode):
 
 
 NonSpiking.__name__ = "NonSpikingLIFNode"
+
+
+@pytest.mark.parametrize("layout", [None, "TNC..."])
+def test_one_number_a_sample_is_refused_in_words_that_say_so_with_the_model_alone(layout):
+    model = nn.Sequential(
+        layer.Linear(8, 16), lif(), layer.Linear(16, 12), lif(), layer.Linear(12, 6), lif(),
+        layer.Linear(6, 1),
+    )  # fmt: skip
+    functional.set_step_mode(model, "m")
+    with pytest.raises(ValueError, match="is a scalar a sample, as in regression"):
+        wrap_with_shortcuts(model, layout=layout)

@@ -25,6 +25,7 @@ def look(watch: Watch, **values: object) -> list[str]:
         "dead": [0.1, 0.0],
         "price": 0.0,
         "loss": 1.0,
+        "sound": 1.0,
         "chance": math.inf,
         **values,
     }
@@ -61,6 +62,47 @@ def test_layers_without_gradients_are_told_once() -> None:
 def test_all_well() -> None:
     watch = after_a_first_look()
     assert look(watch, rates=[0.1, 0.2], dead=[0.15, 0.05], price=3.0, loss=2.3) == []
+
+
+def test_a_first_batch_that_no_targets_can_be_taken_from_is_told() -> None:
+    (told,) = look(watch := Watch(NAMES), sound=0.0)
+    assert told.startswith("in the first batch of the price no layer fired, or it was not")
+    assert look(watch, sound=0.0) == []
+    assert look(after_a_first_look(), sound=0.0) == []
+
+
+@pytest.mark.parametrize("biases", [False, True])
+@pytest.mark.parametrize("factor", [0.0, math.nan, 1.0])
+@pytest.mark.parametrize("options", [{}, {"rate": 0.1}])
+def test_targets_of_a_batch_without_spikes_or_numbers_are_told(factor, options, biases) -> None:
+    model, (x, _) = net(), batch()
+    for parameter in model.parameters():
+        if parameter.ndim == 1 and not (biases and factor):
+            parameter.data.zero_()
+    price = SpikePrice(model, **options)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for values in (factor * x, x):
+            output = run(model, values, "m")
+            price(output)
+            functional.reset_net(model)
+    said = [str(w.message) for w in told if w.category is ShortcutWarning]
+    assert len(said) == (factor != 1 and not options)
+    assert all("no layer fired, or it was not finite" in text for text in said)
+
+
+def test_a_price_that_is_added_by_hand_as_well_is_told_once() -> None:
+    model, (x, y) = wrap_with_shortcuts(net()), batch()
+    price = SpikePrice(model)
+    criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), price=price)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            output = run(model, x, "m")
+            (criterion(output, y) + price(output)).backward()
+            functional.reset_net(model)
+    (said,) = [str(w.message) for w in told if w.category is ShortcutWarning]
+    assert said.startswith("the price of one forward pass was taken twice")
 
 
 def test_a_layer_below_a_third_of_its_target_is_told_once() -> None:

@@ -9,15 +9,13 @@ from torch import nn
 
 from sj_shortcut import (
     ConstantSchedule,
-    EvolutionarySchedule,
     ShortcutLoss,
     ShortcutWarning,
     shortcut_branches,
     shortcut_parameters,
     wrap_with_shortcuts,
 )
-from sj_shortcut.shortcuts.forwards import Forwards
-from sj_shortcut.shortcuts.oversight import own_parameters, tell
+from sj_shortcut.shortcuts.oversight import own_parameters
 from tests.nets.small import Net, images, labels
 
 STEPS = 70  # beyond every number of steps after which something is looked at
@@ -48,17 +46,6 @@ def told_in(model: nn.Module, criterion: nn.Module, parameters: object, steps: i
 
 def loss_of(model: nn.Module) -> ShortcutLoss:
     return ShortcutLoss(model, nn.CrossEntropyLoss(), ConstantSchedule(1.0))
-
-
-def test_each_slip_is_told_once_a_model():
-    first, second = Forwards(), Forwards()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for forwards, key in [(first, "a"), (first, "a"), (first, "b"), (second, "a")]:
-            tell(forwards, key, f"slip {key}")
-    assert [str(w.message) for w in caught] == ["slip a", "slip b", "slip a"]
-    assert {w.category for w in caught} == {ShortcutWarning}
-    assert first.said == {"a", "b"} and second.said == {"a"}
 
 
 def test_the_models_own_parameters_are_those_without_heads():
@@ -128,39 +115,3 @@ def test_a_loss_differentiated_in_eval_mode_is_told_but_not_an_attack():
     functional.reset_net(model)
     with pytest.warns(ShortcutWarning, match="taken in eval mode was differentiated"):
         criterion(model(x.detach()).mean(0), labels()).backward()
-
-
-@pytest.mark.parametrize("validates", [False, True])
-def test_a_schedule_stepped_with_each_batch_is_told_unless_epochs_have_a_validation(validates):
-    model = wrapped()
-    criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), EvolutionarySchedule(100))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for _ in range(8):
-            train(model.train(), criterion, optimizer, steps=1)
-            criterion.schedule.step()
-            if validates:
-                with torch.no_grad():
-                    model.eval()(images())
-                functional.reset_net(model)
-    told = ["stepped after each single batch" in str(w.message) for w in caught]
-    assert told == ([] if validates else [True])
-
-
-@pytest.mark.parametrize("stepped", [False, True])
-def test_a_schedule_never_stepped_is_told(stepped):
-    model = wrapped()
-    criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), EvolutionarySchedule(100))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for _ in range(5):
-            train(model.train(), criterion, optimizer, steps=2)
-            with torch.no_grad():
-                model.eval()(images())
-            functional.reset_net(model)
-            if stepped:
-                criterion.schedule.step()
-    told = ["but the schedule was never stepped" in str(w.message) for w in caught]
-    assert told == ([] if stepped else [True])

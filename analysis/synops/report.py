@@ -118,7 +118,10 @@ def write_page(runs: pd.DataFrame, figures: Mapping[str, str], planned: int) -> 
         "layer the firing rate that it had untrained free (times the factor, where one is given).\n"
         "Heads on currents read what goes into the last spiking layer of their point, before its "
         "neurons.\n\n",
-        *(_section(name, rows) for name, rows in table.groupby("setting", sort=False)),
+        *(
+            _section(name, rows.sort_values("synops"))
+            for name, rows in table.groupby("setting", sort=False)
+        ),
         _defaults_section(against_defaults(runs, table)),
     ]
     return "".join(parts).rstrip() + "\n"

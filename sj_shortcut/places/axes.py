@@ -281,9 +281,11 @@ class _Feature:
         time = self.time
         if time.axis is None:
             return self._single_step(batch)
-        if time.folded:
-            return None
         fits = [a for a, size in enumerate(self.shape) if size == time.steps and a != batch]
+        if time.folded:  # what is around a layer that takes rows may have both axes
+            beside = batch - 1 if time.time_first else batch + 1
+            unfolded = len(self.shape) == len(near.shape or ()) + 1
+            return beside if beside in fits else fits[0] if len(fits) == 1 and unfolded else None
         if time.axis in fits:
             return time.axis
         return fits[0] if len(fits) == 1 and len(self.shape) == len(near.shape or ()) else None

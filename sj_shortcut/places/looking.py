@@ -20,7 +20,7 @@ from sj_shortcut.places.classes import main_output, why_no_classes, without_ones
 from sj_shortcut.places.example_pass import Pass, calibrate, run_pass, untouched
 from sj_shortcut.places.layout import Layout
 from sj_shortcut.places.time_axis import TimeAxis
-from sj_shortcut.torch_model import map_tensors, tensors_in
+from sj_shortcut.torch_model import tensors_in
 
 __all__ = ["Look", "look_at", "steps_in_one_call"]
 
@@ -103,7 +103,6 @@ def look_at(
         model = _copy_of_lazy(model)
     is_neuron = partial(is_spiking_neuron, extra=neuron_types)
     with torch.inference_mode(False), untouched(model):
-        args, kwargs = _known_to_autograd((args, dict(kwargs)))
         seen = run_pass(model, args, kwargs, is_neuron, names)
         times = read_times(seen, is_neuron)
         outputs = _outputs(seen, times)
@@ -121,13 +120,6 @@ def look_at(
             axes = read_output(seen, outputs[main], times)
         layouts = find_layouts(seen, axes, times, wanted)
         return _summary(seen, outputs, main, axes, layouts, times)
-
-
-def _known_to_autograd(given: Any) -> Any:
-    """A look needs gradients, of which tensors of inference mode know nothing."""
-    if not any(tensor.is_inference() for tensor in tensors_in(given)):
-        return given
-    return map_tensors(given, lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
 
 
 def _copy_of_lazy(model: nn.Module) -> nn.Module:
@@ -153,7 +145,7 @@ def steps_in_one_call(model: nn.Module, x: Any, neuron_types: tuple[type, ...] =
     args = x if isinstance(x, tuple) else (x,)
     with torch.inference_mode(False), untouched(model):
         try:
-            seen = run_pass(model, _known_to_autograd(args), {}, is_neuron)
+            seen = run_pass(model, args, {}, is_neuron)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError):
             return None
         if any(_is_unbatched(s.module, s.shape) for s in seen.sights.values()):

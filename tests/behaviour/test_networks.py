@@ -95,6 +95,8 @@ def test_logits_are_those_by_hand(name: str, way: str) -> None:
 @every_network
 def test_samples_do_not_mix(name: str, way: str) -> None:
     case, model, inputs = made(name)
+    if case.mixes:
+        pytest.skip("the network mixes them")
     wrapped(case, model, inputs, way)
     step(case, model, inputs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from sj_shortcut.places.axes import OutputAxes, find_layouts, reached, read_outp
 from sj_shortcut.places.classes import main_output, why_no_classes, without_ones
 from sj_shortcut.places.example_pass import Pass, calibrate, run_pass, untouched
 from sj_shortcut.places.layout import Layout
+from sj_shortcut.places.point import NO_ONE_DEPTH
 from sj_shortcut.places.time_axis import TimeAxis
 from sj_shortcut.torch_model import tensors_in
 
@@ -39,6 +41,7 @@ class Look:
         main: Which tensor of the output looks like logits; ``None`` without any.
         num_classes: Its width K.
         refusal: Why no head can be right for this output; empty if one can.
+        mixed: Why samples depend on each other, where a spiking layer makes them.
         repeated: Why a module that ran several times has no one depth, by name.
         unbatched: Whether a convolution took the input for a single sample.
         spiking: Whether any spiking layer ran.
@@ -53,6 +56,7 @@ class Look:
     main: int | None = None
     num_classes: int | None = None
     refusal: str = ""
+    mixed: str = ""
     repeated: Mapping[str, str] = field(default_factory=dict)
     unbatched: bool = False
     spiking: bool = True
@@ -188,6 +192,7 @@ def _summary(
         main=main,
         num_classes=without_ones(shape)[-1] if shape else None,
         refusal="" if shape is None else _refusal(shape, axes, _has_steps(seen, times)),
+        mixed="" if shape is None or not axes.mixed else _mixed(seen, times, shape),
         repeated=_repeated(seen, layouts, times),
         unbatched=any(_is_unbatched(s.module, s.shape) for s in seen.sights.values()),
         spiking=bool(times),
@@ -198,6 +203,22 @@ def _summary(
 
 def _refusal(shape: tuple[int, ...], axes: OutputAxes, steps: bool) -> str:
     return why_no_classes(shape, positions=axes.positions, scalars=axes.scalars, steps=steps)
+
+
+def _mixed(seen: Pass, times: Mapping[str, TimeAxis], shape: tuple[int, ...]) -> str:
+    """Whether a spiking layer takes rows ``[T * N, ...]`` for time steps of a single sample."""
+    *lead, _ = without_ones(shape)
+    rows = math.prod(lead)
+    for name, time in times.items():
+        ran = seen.sights[name].shape or ()
+        many = time.axis == 0 and not time.folded and time.steps == ran[0] and len(ran) > 1
+        if many and time.steps >= rows > 1 and time.steps % rows == 0 and rows not in ran[1:2]:
+            return (
+                f"samples depend on each other: '{name}' takes all {time.steps} rows of its input "
+                f"{list(ran)} for time steps. Give it [T, N, ...], or else say how many time steps "
+                'they are, as in layout="(4N)C...".'
+            )
+    return ""
 
 
 def _repeated(
@@ -215,8 +236,8 @@ def _repeated(
         if len(behind) > 1 and len(seen.then(sight)) > 1:
             where = " and ".join(f"'{layer}'" if layer else "none" for layer in behind[:3])
             found[name] = (
-                f"called {sight.calls} times in one forward, after different layers ({where}): a "
-                "module shared between depths has no one depth"
+                f"called {sight.calls} times in one forward, after different layers ({where}): "
+                f"{NO_ONE_DEPTH}"
             )
             continue
         layout = layouts.get(name)
@@ -227,7 +248,7 @@ def _repeated(
             if rather and (whole or other in _before(seen, name)):
                 found[name] = (
                     f"called {sight.calls} times in one forward, where '{other}' is called {calls} "
-                    f"time{'s' * (calls > 1)}: a module shared between depths has no one depth"
+                    f"time{'s' * (calls > 1)}: {NO_ONE_DEPTH}"
                 )
                 break
     return found

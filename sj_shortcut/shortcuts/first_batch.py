@@ -18,6 +18,7 @@ __all__ = ["kind_of_input", "look_if_needed", "settle"]
 
 # Where a batch is too small to tell, so many further ones of other shapes are tried.
 _MOST_LOOKS = 4
+_SAY_IT = 'say it with layout=, such as layout="TNC...", in wrap_with_shortcuts.'
 
 
 def look_if_needed(
@@ -140,7 +141,7 @@ def _layout(name: str, look: Look, forwards: Forwards) -> Layout | None:
     if seen is None:
         raise ValueError(
             f"which axis of the output of '{name}' {shape} is time, batch or channels could not be "
-            'seen: say it with layout=, such as layout="TNC...", in wrap_with_shortcuts.'
+            f"seen: {look.mixed or _SAY_IT}"
         )
     channels = forwards.channels.get(name)
     if not seen.sure and known is not None and known.ndim == len(shape):

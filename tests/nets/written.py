@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from spikingjelly.activation_based import layer, neuron
+from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 
 T, N, K = 3, 2, 10
@@ -566,6 +566,9 @@ WRITTEN = {
         run=lambda model, x: model(x).mean(1),
         neurons=(OwnFolded,),
     ),
+    "a backbone of few layers": Written(
+        lambda: WithHead(), EVENTS, {"backbone.encoder.2": 8, "backbone.net.0.2": 16}, batch=1
+    ),
     "attention over time": Written(
         lambda: blocks(TimeAttention), EVENTS, {"b.0": 8, "b.2": 16}, batch=1
     ),
@@ -675,6 +678,102 @@ class Autoencoder(nn.Module):
 
 
 # What no head can be right for: the network, its input, and the words that say so.
+class Backbone(nn.Module):
+    """Few layers, which give the features that a classifier outside reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = conv(3, 8)
+        self.net = nn.Sequential(conv(8, 16, 2), conv(16, 32, 2))
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.net(self.encoder(x))
+        return x, x.mean((0, 3, 4))
+
+
+class WithHead(nn.Module):
+    """A backbone and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.fc = Backbone(), nn.Linear(32, K)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.backbone(x)[1])
+
+
+class OneNeuronForAll(nn.Module):
+    """A single stateless neuron behind every layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c1, self.c2, self.c3 = (
+            Fold(nn.Conv2d(i, o, 3, s, 1)) for i, o, s in ((3, 8, 1), (8, 16, 2), (16, 32, 2))
+        )
+        self.spike = OwnBatchFirst()
+        self.fc = nn.Linear(32, K)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in (self.c1, self.c2, self.c3):
+            x = self.spike(part(x))
+        return self.fc(x.mean((1, 3, 4)))
+
+
+class ByForward(Net):
+    """Calls the forward of its blocks, and not the blocks."""
+
+    def features(self, x: Tensor) -> Tensor:
+        for block in self.b:
+            x = block[2].forward(block[1](block[0](x)))
+        return x
+
+
+class RowsForSteps(nn.Module):
+    """Gives spiking layers the rows of all samples, which these take for time steps of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(i, o, 3, s, 1), nn.BatchNorm2d(o), lif())
+            for i, o, s in ((3, 8, 1), (8, 16, 2), (16, 32, 2))
+        )
+        self.fc = nn.Linear(32, K)
+
+    def forward(self, x: Tensor) -> Tensor:  # [T, N, ...]
+        for part in self.f:
+            x = functional.seq_to_ann_forward(x, part)
+        return self.fc(x.mean((3, 4)))
+
+
+class RowsForStepsAveraged(RowsForSteps):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).mean(0)
+
+
+# What is told, and how, of networks whose heads need a change of the network or a word.
+TOLD: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]], str]] = {
+    "one neuron for all depths": (
+        OneNeuronForAll,
+        rand(N, T, 3, 12, 12),
+        r"no one depth\). Make a spiking layer for each depth",
+    ),
+    "blocks called by forward": (
+        lambda: ByForward(conv(3, 8), conv(8, 16, 2), conv(16, 32, 2)),
+        EVENTS,
+        r"by .forward\(\), which runs no hooks",
+    ),
+    "rows for time steps": (
+        RowsForSteps,
+        EVENTS,
+        r"as samples depend on each other: 'f.0.2' takes all \d+ rows of its input",
+    ),
+    "rows for time steps, averaged": (
+        RowsForStepsAveraged,
+        EVENTS,
+        r"as samples depend on each other: 'f.0.2' takes all \d+ rows of its input",
+    ),
+}
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]], str]] = {
     "logits of every token": (PerToken, rand(N, 9, 12), "token"),
     "as many tokens as time steps": (PerToken, rand(N, T, 12), "token"),

@@ -28,7 +28,7 @@ from sj_shortcut.gradients.spikes import quantities
 from sj_shortcut.gradients.tracer import Tracer
 from sj_shortcut.gradients.weights import WeightMeasure, measure_weights
 from sj_shortcut.neurons.memory import reset_states
-from sj_shortcut.torch_model.wrappers import bare_model
+from sj_shortcut.torch_model import bare_model, map_tensors
 
 __all__ = ["gradient_flow"]
 
@@ -180,6 +180,7 @@ class _Flow:
         device = next(self.model.parameters()).device
         reset_states(self.model)
         x, y = moved_to(x, device), moved_to(y, device)
+        x = map_tensors(x, Tensor.clone)  # a model may change in place what it is given
         output = output_of(self.model, x, y, self.loss_fn, self.forward, self.neuron_types)
         loss = checked_loss(self.loss_fn(output, y))
         whole = self._gradients([loss], None)

@@ -10,7 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from sj_shortcut.places.point import CLASSIFIER_FEATURE, ShortcutPoint, ShortcutPoints
+from sj_shortcut.places.point import (
+    CLASSIFIER_FEATURE,
+    NO_ONE_DEPTH,
+    ShortcutPoint,
+    ShortcutPoints,
+)
 from sj_shortcut.torch_model import did_you_mean
 
 __all__ = ["AUTOMATIC", "At", "choose_points"]
@@ -50,7 +55,7 @@ def choose_points(points: ShortcutPoints, model: nn.Module, at: At) -> list[Shor
     return [point for point in points if point.name in chosen]
 
 
-def _path(points: Iterable[ShortcutPoint]) -> list[ShortcutPoint]:
+def _path(points: ShortcutPoints) -> list[ShortcutPoint]:
     path = [point for point in points if point.on_path]
     if path:
         return path
@@ -60,10 +65,23 @@ def _path(points: Iterable[ShortcutPoint]) -> list[ShortcutPoint]:
             "the model holds no spiking neuron to put a shortcut head on. SpikingJelly's neurons "
             "are found by themselves; name your own classes with neuron_types=(MyNeuron,)."
         )
+    if points.mixed:
+        raise ValueError(f"which axis is which cannot be seen, as {points.mixed}")
     raise ValueError(
         'at="auto", "stages", "all" and a number of heads find no spiking layer to put one on. '
-        f"Looked at: {reasons}. Name a point with at=[...]; shortcut_points(model) lists them."
+        f"Looked at: {reasons}.{_advice(points)}"
     )
+
+
+def _advice(points: ShortcutPoints) -> str:
+    """What to do where no point is left to choose from."""
+    if not points.looked:
+        return " The model was not seen running: pass example_input=, a batch that it takes."
+    if any(point.usable for point in points):
+        return " Name a point with at=[...]; shortcut_points(model) lists them."
+    if any(NO_ONE_DEPTH in point.reason for point in points):
+        return " Make a spiking layer for each depth: a module that is shared can take no head."
+    return ""
 
 
 def _stage_ends(points: ShortcutPoints) -> list[ShortcutPoint]:

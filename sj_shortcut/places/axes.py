@@ -8,7 +8,7 @@ with weights before it. Time is told by the spiking layers (:mod:`sj_shortcut.pl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
@@ -19,7 +19,14 @@ from sj_shortcut.places.channels import ChannelFinder
 from sj_shortcut.places.classes import without_ones
 from sj_shortcut.places.example_pass import Pass, Sight
 from sj_shortcut.places.layout import Layout
-from sj_shortcut.places.support import Support, are_apart, both_ends, gradients, support
+from sj_shortcut.places.support import (
+    Support,
+    are_apart,
+    both_depend,
+    both_ends,
+    gradients,
+    support,
+)
 from sj_shortcut.places.time_axis import TimeAxis, time_axis
 
 __all__ = ["OutputAxes", "find_layouts", "read_output", "read_times", "reached"]
@@ -33,6 +40,7 @@ class OutputAxes:
         samples: Batch size N; ``None`` where it could not be seen.
         positions: Whether an axis is neither batch, time nor classes.
         scalars: Whether there are no classes, one number a sample and time step.
+        mixed: Whether its rows all depend on each other.
         first: For each feature, the indices along each axis that the first sample depends on.
         last: Those of the last sample.
         folded: Time steps folded into its rows, 0 for none; and whether time runs slower.
@@ -44,6 +52,7 @@ class OutputAxes:
     last: Support = field(default_factory=dict)
     folded: tuple[int, bool] = (0, True)
     scalars: bool = False
+    mixed: bool = False
 
 
 def reached(seen: Pass, output: Tensor) -> set[str]:
@@ -90,7 +99,11 @@ def read_output(seen: Pass, output: Tensor, times: Mapping[str, TimeAxis]) -> Ou
     if len(shape) == 2:
         if not apart[0] and shape[0] in steps and are_apart(*both_ends(seen, output, 1)):
             return OutputAxes(shape[1], scalars=True)
-        return _rows(output, *sights[0], times, seen)
+        rows = _rows(output, *sights[0], times, seen)
+        return replace(rows, mixed=both_depend(rows.first, rows.last))
+    folded = shape[0] * shape[1] in steps and not set(shape[:2]) & (steps | {1})
+    if folded and all(both_depend(*ends) for ends in sights):
+        return OutputAxes(None, mixed=True)
     batch = _choose_batch(shape, apart, steps, times)
     if batch is None:
         return OutputAxes(None, positions=not set(shape[:2]) & (steps | {1}))
@@ -281,9 +294,11 @@ class _Feature:
         time = self.time
         if time.axis is None:
             return self._single_step(batch)
-        if time.folded:
-            return None
         fits = [a for a, size in enumerate(self.shape) if size == time.steps and a != batch]
+        if time.folded:  # what is around a layer that takes rows may have both axes
+            beside = batch - 1 if time.time_first else batch + 1
+            unfolded = len(self.shape) == len(near.shape or ()) + 1
+            return beside if beside in fits else fits[0] if len(fits) == 1 and unfolded else None
         if time.axis in fits:
             return time.axis
         return fits[0] if len(fits) == 1 and len(self.shape) == len(near.shape or ()) else None
@@ -301,9 +316,9 @@ class _Feature:
     def _as_usual(self) -> Layout | None:
         """What SpikingJelly's neurons tell by themselves, where gradients did not."""
         near, ndim = self.near, len(self.shape)
-        if near is None or not self.time.known:
-            return None
         samples = self.axes.samples
+        if near is None or not self.time.known or (self.axes.mixed and samples is None):
+            return None
         plain = self.time.axis in (None, 0) and not self.time.folded
         time = self._time(-1) if plain else None  # on the first axis, or not at all
         batch = 0 if time is None else 1

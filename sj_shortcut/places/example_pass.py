@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from sj_shortcut.neurons.memory import reset_states
 from sj_shortcut.torch_model import (
     first_tensor,
     in_backward,
+    map_tensors,
     modes_after_interrupts,
     preserved,
     without_checkpoints,
@@ -24,7 +25,6 @@ from sj_shortcut.torch_model import (
 __all__ = ["WEIGHT_LAYERS", "Pass", "Sight", "calibrate", "run_pass", "untouched"]
 
 WEIGHT_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
-_NORMS = nn.modules.batchnorm._BatchNorm
 
 
 @dataclass(eq=False)
@@ -121,10 +121,11 @@ def run_pass(
 ) -> Pass:
     """Run a model, inside :func:`untouched`, with the graph that gradients need.
 
-    Batch norms, which mix samples in training mode, stay in eval mode; spiking layers are put in
-    training mode, as those of SpikingJelly 0.0.0.0.14 have no surrogate gradient in eval mode.
-    Gradients are kept from vanishing on their way: each is scaled to a largest entry of 1, and
-    where a surrogate function lets nothing through they pass straight.
+    Batch norms, which mix samples in training mode, stay in eval mode, with statistics lent to
+    those that keep none; spiking layers are put in training mode, as those of SpikingJelly
+    0.0.0.0.14 have no surrogate gradient in eval mode. Gradients are kept from vanishing on their
+    way: each is scaled to a largest entry of 1, and where a surrogate function lets nothing through
+    they pass straight.
 
     Args:
         model: The model.
@@ -133,10 +134,12 @@ def run_pass(
         is_neuron: Whether a module is a spiking layer.
         names: Names that modules go by, where others were put around them since.
     """
+    _lend_statistics(model)
     watch = _Watch(model, is_neuron, names)
     handles = watch.begin()
     try:
         with torch.enable_grad(), torch.autocast(_device_type(model), enabled=False):
+            args, kwargs = _own((args, dict(kwargs)))
             output = model(*args, **kwargs)
     finally:
         for handle in handles:
@@ -148,15 +151,35 @@ def calibrate(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     """Give batch norms the statistics of one batch, inside :func:`untouched`: layers then fire."""
     # Synchronized norms would wait for other processes, which may not be looking.
     plain = (m for m in model.modules() if not isinstance(m, nn.SyncBatchNorm))
-    norms = [module for module in plain if isinstance(module, _NORMS)]
+    norms = list(filter(_is_norm, plain))
     for norm in norms:
         norm.momentum = 1.0
         norm.train()
     with torch.no_grad():
+        args, kwargs = _own((args, dict(kwargs)))
         model(*args, **kwargs)
     for norm in norms:
         norm.eval()
     reset_states(model)
+
+
+def _lend_statistics(model: nn.Module) -> None:
+    """Let norms without running statistics, which mix samples in eval mode too, have some."""
+    for norm in model.modules():
+        if _is_norm(norm) and norm.running_mean is None and norm.num_features:
+            like = next(model.parameters(), torch.empty(0))
+            norm.running_mean = like.new_zeros(norm.num_features, requires_grad=False)
+            norm.running_var = torch.ones_like(norm.running_mean)
+            norm.track_running_stats = True
+
+
+def _is_norm(module: nn.Module) -> TypeGuard[nn.modules.batchnorm._BatchNorm]:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def _own(given: Any) -> Any:
+    """Copies: a model may change in place what it is given, and autograd knows of these."""
+    return map_tensors(given, Tensor.clone)
 
 
 class _Watch:
@@ -189,6 +212,8 @@ class _Watch:
         for module in self.names:
             if self.is_neuron(module):
                 module.train()
+                for norm in filter(_is_norm, module.modules()):
+                    norm.eval()
             handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
             handles.append(module.register_forward_hook(self._after))
         return handles

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +20,9 @@ from sj_shortcut.places.axes import OutputAxes, find_layouts, reached, read_outp
 from sj_shortcut.places.classes import main_output, why_no_classes, without_ones
 from sj_shortcut.places.example_pass import Pass, calibrate, run_pass, untouched
 from sj_shortcut.places.layout import Layout
+from sj_shortcut.places.point import NO_ONE_DEPTH
 from sj_shortcut.places.time_axis import TimeAxis
-from sj_shortcut.torch_model import ending_of, map_tensors, tensors_in
+from sj_shortcut.torch_model import ending_of, tensors_in
 
 __all__ = ["Look", "look_at", "steps_in_one_call"]
 
@@ -40,6 +42,7 @@ class Look:
         num_classes: Its width K.
         ending: The operation that it comes from, as autograd calls it.
         refusal: Why no head can be right for this output; empty if one can.
+        mixed: Why samples depend on each other, where a spiking layer makes them.
         repeated: Why a module that ran several times has no one depth, by name.
         unbatched: Whether a convolution took the input for a single sample.
         spiking: Whether any spiking layer ran.
@@ -55,6 +58,7 @@ class Look:
     num_classes: int | None = None
     ending: str = ""
     refusal: str = ""
+    mixed: str = ""
     repeated: Mapping[str, str] = field(default_factory=dict)
     unbatched: bool = False
     spiking: bool = True
@@ -105,7 +109,6 @@ def look_at(
         model = _copy_of_lazy(model)
     is_neuron = partial(is_spiking_neuron, extra=neuron_types)
     with torch.inference_mode(False), untouched(model):
-        args, kwargs = _known_to_autograd((args, dict(kwargs)))
         seen = run_pass(model, args, kwargs, is_neuron, names)
         times = read_times(seen, is_neuron)
         outputs = _outputs(seen, times)
@@ -123,13 +126,6 @@ def look_at(
             axes = read_output(seen, outputs[main], times)
         layouts = find_layouts(seen, axes, times, wanted)
         return _summary(seen, outputs, main, axes, layouts, times)
-
-
-def _known_to_autograd(given: Any) -> Any:
-    """A look needs gradients, of which tensors of inference mode know nothing."""
-    if not any(tensor.is_inference() for tensor in tensors_in(given)):
-        return given
-    return map_tensors(given, lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
 
 
 def _copy_of_lazy(model: nn.Module) -> nn.Module:
@@ -155,7 +151,7 @@ def steps_in_one_call(model: nn.Module, x: Any, neuron_types: tuple[type, ...] =
     args = x if isinstance(x, tuple) else (x,)
     with torch.inference_mode(False), untouched(model):
         try:
-            seen = run_pass(model, _known_to_autograd(args), {}, is_neuron)
+            seen = run_pass(model, args, {}, is_neuron)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError):
             return None
         if any(_is_unbatched(s.module, s.shape) for s in seen.sights.values()):
@@ -199,6 +195,7 @@ def _summary(
         num_classes=without_ones(shape)[-1] if shape else None,
         ending="" if main is None else ending_of(outputs[main]),
         refusal="" if shape is None else _refusal(shape, axes, _has_steps(seen, times)),
+        mixed="" if shape is None or not axes.mixed else _mixed(seen, times, shape),
         repeated=_repeated(seen, layouts, times),
         unbatched=any(_is_unbatched(s.module, s.shape) for s in seen.sights.values()),
         spiking=bool(times),
@@ -209,6 +206,22 @@ def _summary(
 
 def _refusal(shape: tuple[int, ...], axes: OutputAxes, steps: bool) -> str:
     return why_no_classes(shape, positions=axes.positions, scalars=axes.scalars, steps=steps)
+
+
+def _mixed(seen: Pass, times: Mapping[str, TimeAxis], shape: tuple[int, ...]) -> str:
+    """Whether a spiking layer takes rows ``[T * N, ...]`` for time steps of a single sample."""
+    *lead, _ = without_ones(shape)
+    rows = math.prod(lead)
+    for name, time in times.items():
+        ran = seen.sights[name].shape or ()
+        many = time.axis == 0 and not time.folded and time.steps == ran[0] and len(ran) > 1
+        if many and time.steps >= rows > 1 and time.steps % rows == 0 and rows not in ran[1:2]:
+            return (
+                f"samples depend on each other: '{name}' takes all {time.steps} rows of its input "
+                f"{list(ran)} for time steps. Give it [T, N, ...], or else say how many time steps "
+                'they are, as in layout="(4N)C...".'
+            )
+    return ""
 
 
 def _repeated(
@@ -226,8 +239,8 @@ def _repeated(
         if len(behind) > 1 and len(seen.then(sight)) > 1:
             where = " and ".join(f"'{layer}'" if layer else "none" for layer in behind[:3])
             found[name] = (
-                f"called {sight.calls} times in one forward, after different layers ({where}): a "
-                "module shared between depths has no one depth"
+                f"called {sight.calls} times in one forward, after different layers ({where}): "
+                f"{NO_ONE_DEPTH}"
             )
             continue
         layout = layouts.get(name)
@@ -238,7 +251,7 @@ def _repeated(
             if rather and (whole or other in _before(seen, name)):
                 found[name] = (
                     f"called {sight.calls} times in one forward, where '{other}' is called {calls} "
-                    f"time{'s' * (calls > 1)}: a module shared between depths has no one depth"
+                    f"time{'s' * (calls > 1)}: {NO_ONE_DEPTH}"
                 )
                 break
     return found

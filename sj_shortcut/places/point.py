@@ -10,9 +10,10 @@ import pandas as pd
 
 from sj_shortcut.places.layout import Layout
 
-__all__ = ["CLASSIFIER_FEATURE", "ShortcutPoint", "ShortcutPoints"]
+__all__ = ["CLASSIFIER_FEATURE", "NO_ONE_DEPTH", "ShortcutPoint", "ShortcutPoints"]
 
 CLASSIFIER_FEATURE = "the classifier's own feature: left out unless named"
+NO_ONE_DEPTH = "a module shared between depths has no one depth"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class ShortcutPoints(list[ShortcutPoint]):
     Attributes:
         num_classes: Class count as far as it was read or seen.
         refusal: Why no head can be right for this model's output; empty if one can.
+        mixed: Why samples depend on each other, where a spiking layer makes them.
+        looked: Whether the model was seen running.
         full: Whether to print every row.
         of_example: Whether shapes are those of an example, which then are printed, rather than of a
             made-up batch, of which the axes are printed alone.
@@ -61,6 +64,8 @@ class ShortcutPoints(list[ShortcutPoint]):
 
     num_classes: int | None = None
     refusal: str = ""
+    mixed: str = ""
+    looked: bool = False
     full: bool = False
     of_example: bool = False
 

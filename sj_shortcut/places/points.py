@@ -93,6 +93,7 @@ def list_points(
     points.num_classes = read_num_classes(model, neuron_types)
     if look is not None:
         points.num_classes, points.refusal = look.num_classes, look.refusal
+        points.mixed, points.looked = look.mixed, True
     return _with_auto(points, model), look
 
 
@@ -198,7 +199,7 @@ def _draft(place: Place, look: Look | None, layout: LayoutArgument, made_up: boo
         what = "tensor" if shape is None else f"feature first, but a tensor {list(shape)}"
         kind = look.kinds.get(place.name, "")
         shared = f"one module shared by {' and '.join(place.aliases)}" if place.aliases else ""
-        missing = shared or "not called in forward"
+        missing = shared or "not called in forward, or by .forward(), which runs no hooks"
         _refuse(draft, f"its output is a {kind} without a {what}" if ran else missing)
         return draft
     draft.weights_before = look.weights_before[place.name]
@@ -260,7 +261,7 @@ def _settle_path(
     root: Place, drafts: Mapping[str, _Draft], order: Sequence[str], weights: Sequence[str]
 ) -> None:
     """Find the steps of the network, number their stages, and mark those that heads choose from."""
-    steps = {place.name for place in _steps(root, drafts, weights[-1] if weights else "")}
+    steps = {place.name for place in _opened(root, drafts, weights[-1] if weights else "")}
     on_way = [drafts[name] for name in order if name in steps and not drafts[name].aside]
     # What was not called, or gave no tensor, is no step: the classifier's own feature came before.
     path = [draft for draft in on_way if draft.point.shape or not draft.absent]
@@ -284,6 +285,14 @@ def _settle_path(
             draft.point = replace(draft.point, reason=CLASSIFIER_FEATURE)
         elif draft in path and usable:
             draft.point = replace(draft.point, on_path=True)
+
+
+def _opened(root: Place, drafts: Mapping[str, _Draft], classifier: str) -> list[Place]:
+    """The steps of a network; of a backbone that looks like its one block, the steps inside."""
+    steps = list(_steps(root, drafts, classifier))
+    while len(steps) == 1 and steps[0].parts:
+        steps = [step for part in steps[0].parts for step in _steps(part, drafts, classifier)]
+    return steps
 
 
 def _steps(place: Place, drafts: Mapping[str, _Draft], classifier: str) -> Iterable[Place]:

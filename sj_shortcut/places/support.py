@@ -10,7 +10,15 @@ from torch import Tensor
 from sj_shortcut.places.example_pass import Pass
 from sj_shortcut.places.time_axis import indices
 
-__all__ = ["Support", "are_apart", "both_ends", "gradients", "sum_that_stays", "support"]
+__all__ = [
+    "Support",
+    "are_apart",
+    "both_depend",
+    "both_ends",
+    "gradients",
+    "sum_that_stays",
+    "support",
+]
 
 Support = Mapping[str, list[set[int]]]
 
@@ -51,8 +59,20 @@ def sum_that_stays(part: Tensor) -> Tensor:
 
 def are_apart(first: Support, last: Support) -> bool:
     """Whether two parts of the output have no slice of any feature in common."""
-    common = [name for name in first if name in last and any(first[name]) and any(last[name])]
+    common = _common(first, last)
     return bool(common) and all(
         any(a and b and not a & b for a, b in zip(first[name], last[name], strict=True))
         for name in common
     )
+
+
+def both_depend(first: Support, last: Support) -> bool:
+    """Whether two parts of the output have slices along every axis of some feature in common."""
+    return any(
+        all(a & b for a, b in zip(first[name], last[name], strict=True))
+        for name in _common(first, last)
+    )
+
+
+def _common(first: Support, last: Support) -> list[str]:
+    return [name for name in first if name in last and any(first[name]) and any(last[name])]

@@ -12,12 +12,13 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from sj_shortcut.places import Layout, Look, layout_for, look_at, parse_layout
 from sj_shortcut.shortcuts.forwards import Forwards
-from sj_shortcut.torch_model import is_distributed, is_sharded, map_tensors, tensors_in
+from sj_shortcut.torch_model import is_distributed, is_sharded, tensors_in
 
 __all__ = ["kind_of_input", "look_if_needed", "settle"]
 
 # Where a batch is too small to tell, so many further ones of other shapes are tried.
 _MOST_LOOKS = 4
+_SAY_IT = 'say it with layout=, such as layout="TNC...", in wrap_with_shortcuts.'
 
 
 def look_if_needed(
@@ -47,9 +48,8 @@ def look_if_needed(
     if sizes in forwards.unclear or len(forwards.unclear) > _MOST_LOOKS:
         return
     try:
-        # A look needs gradients, and a checkpoint around the model must not count what they need.
-        with torch.inference_mode(False), saved_tensors_hooks(Tensor.detach, _as_it_is):
-            args, kwargs = map_tensors((args, dict(kwargs)), _with_gradients)
+        # A checkpoint around the model must not count what the gradients of a look need.
+        with saved_tensors_hooks(Tensor.detach, _as_it_is):
             look = look_at(
                 model,
                 args,
@@ -78,10 +78,6 @@ def look_if_needed(
 
 def _as_it_is(tensor: Tensor) -> Tensor:
     return tensor
-
-
-def _with_gradients(tensor: Tensor) -> Tensor:
-    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _kind(args: tuple[Any, ...], kwargs: Mapping[str, Any], forwards: Forwards) -> Any:
@@ -145,7 +141,7 @@ def _layout(name: str, look: Look, forwards: Forwards) -> Layout | None:
     if seen is None:
         raise ValueError(
             f"which axis of the output of '{name}' {shape} is time, batch or channels could not be "
-            'seen: say it with layout=, such as layout="TNC...", in wrap_with_shortcuts.'
+            f"seen: {look.mixed or _SAY_IT}"
         )
     channels = forwards.channels.get(name)
     if not seen.sure and known is not None and known.ndim == len(shape):

@@ -139,7 +139,7 @@ class _Report:
     def measure(self, x: Any, y: Any) -> None:
         """Count one batch."""
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        x = map_tensors(moved_to(x, device), _known_to_autograd)
+        x = moved_to(x, device)
         if self.forward is None and self.each_step is None:
             self.each_step = called_each_step(self.model, x, y, self.neuron_types)
         self.counting.samples = _samples(y)
@@ -156,6 +156,7 @@ class _Report:
 
     def _run(self, x: Any) -> Any:
         reset_states(self.model)
+        x = map_tensors(x, Tensor.clone)  # a model may change in place what it is given
         with self.counting:
             if self.forward is not None:
                 return self.forward(self.model, x)
@@ -214,11 +215,6 @@ class _Report:
         row["synops"] = tally.synops * by_spikes / self.samples if multiplies else math.nan
         row["macs"] = tally.dense * (not by_spikes) / self.samples if multiplies else math.nan
         return row
-
-
-def _known_to_autograd(tensor: Tensor) -> Tensor:
-    """A look needs gradients, of which tensors of inference mode know nothing."""
-    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _share(marked: Any) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sj_shortcut import GradientRecorder, ShortcutLoss, gradient_flow, wrap_with_shortcuts
 from tests.gradients.tools import batches, criterion, wrapped
 from tests.nets.small import Net, gradients, images, same
+from tests.nets.written import WRITTEN
 from tests.nets.zoo import ZOO
 from tests.refusals import refused
 
@@ -161,6 +162,14 @@ def test_wrapped_in_other_things() -> None:
     inside = gradient_flow(model, criterion, batch)
     assert inside.weight_grad_norm.tolist() == pytest.approx(want.weight_grad_norm.tolist())
     assert inside.alive.tolist() == pytest.approx(want.alive.tolist(), nan_ok=True)
+
+
+def test_a_model_that_changes_its_input_in_place_leaves_the_batch_as_it_was() -> None:
+    model, x = WRITTEN["an input changed in place"].build(), torch.rand(2, 3, 12, 12)
+    kept, batch = x.clone(), (x, torch.tensor([1, 3]))
+    one, two = (gradient_flow(model, criterion, batch) for _ in range(2))
+    pd.testing.assert_frame_equal(one, two)
+    assert torch.equal(x, kept)
 
 
 def test_wrong_arguments() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from spikingjelly.activation_based import layer, neuron
+from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 
 T, N, K = 3, 2, 10
@@ -54,6 +54,7 @@ class Written:
         batch: The batch axis of every input.
         neurons: Classes that the user must name.
         needs_example: Whether the model alone is told to need one.
+        mixes: Whether the network itself makes samples depend on each other.
     """
 
     build: Callable[[], nn.Module]
@@ -64,6 +65,7 @@ class Written:
     batch: int = 0
     neurons: tuple[type, ...] = ()
     needs_example: bool = False
+    mixes: bool = False
 
 
 class Spike(torch.autograd.Function):
@@ -110,6 +112,18 @@ class OwnFolded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         steps = x.unflatten(0, (-1, self.T)).unbind(1)
         return torch.stack(charge(steps), 1).flatten(0, 1)
+
+
+class OwnLayer(nn.Module):
+    """Weights, norm and neurons in one, batch first."""
+
+    def __init__(self, i: int, o: int) -> None:
+        super().__init__()
+        self.weights, self.norm = nn.Linear(i, o, bias=False), nn.BatchNorm1d(o)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.weights(x).flatten(0, 1)).unflatten(0, x.shape[:2])
+        return torch.stack(charge(x.unbind(1)), 1)
 
 
 class OwnByHand(nn.Module):
@@ -262,6 +276,17 @@ def all_batch_first() -> nn.Module:
     )
 
 
+def without_statistics() -> nn.Module:
+    """Its norms keep no running statistics, and so mix samples in eval mode, too."""
+
+    def part(i: int, o: int, stride: int) -> list[nn.Module]:
+        norm = nn.BatchNorm2d(o, track_running_stats=False)
+        return [Fold(nn.Conv2d(i, o, 3, stride, 1), norm), OwnBatchFirst()]
+
+    out = Fold(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, K))
+    return nn.Sequential(*part(3, 8, 1), *part(8, 16, 2), *part(16, 16, 1), out)
+
+
 def all_folded() -> nn.Module:
     def part(i: int, o: int, stride: int) -> list[nn.Module]:
         return [nn.Conv2d(i, o, 3, stride, 1), nn.BatchNorm2d(o), OwnFolded()]
@@ -275,6 +300,17 @@ def all_folded() -> nn.Module:
         nn.Linear(16, K),
     )
     return Fold(*inside)
+
+
+class Unfolded(nn.Module):
+    """Takes and gives ``[N, T, ...]``, while its neurons take rows."""
+
+    def __init__(self, i: int, o: int, stride: int) -> None:
+        super().__init__()
+        self.f = Fold(nn.Conv1d(i, o, 3, stride, 1), nn.BatchNorm1d(o), OwnFolded())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(x) + 0
 
 
 class TimeAttention(nn.Module):
@@ -347,6 +383,14 @@ class Lazy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack([self.fc(self.f(x).mean((2, 3))) for _ in range(T)]).mean(0)
+
+
+class StillImage(Net):
+    """Makes its input longer by an axis of time, in place, and brighter."""
+
+    def forward(self, x: Tensor) -> Any:
+        x.unsqueeze_(0).mul_(2)
+        return super().forward(x.expand(T, *x.shape[1:]))
 
 
 class MostlyFunctions(nn.Module):
@@ -509,6 +553,22 @@ WRITTEN = {
         run=lambda model, x: model(x).mean(1),
         neurons=(OwnFolded,),
     ),
+    "neurons on rows in blocks on both axes": Written(
+        lambda: nn.Sequential(
+            Unfolded(3, 8, 1),
+            Unfolded(8, 16, 2),
+            Unfolded(16, 16, 1),
+            Fold(nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, K)),
+        ),
+        rand(N, T, 3, 12),
+        {"0": 8},
+        read=batch_first,
+        run=lambda model, x: model(x).mean(1),
+        neurons=(OwnFolded,),
+    ),
+    "a backbone of few layers": Written(
+        lambda: WithHead(), EVENTS, {"backbone.encoder.2": 8, "backbone.net.0.2": 16}, batch=1
+    ),
     "attention over time": Written(
         lambda: blocks(TimeAttention), EVENTS, {"b.0": 8, "b.2": 16}, batch=1
     ),
@@ -525,6 +585,31 @@ WRITTEN = {
         lambda: Net(Grow(3), Grow(7), Grow(11), width=15), EVENTS, {"b.0": 7, "b.1": 11}, batch=1
     ),
     "lazy layers": Written(Lazy, IMAGE, {"f.2": 8}, read=one_step),
+    "an input changed in place": Written(
+        lambda: StillImage(conv(3, 8), conv(8, 16, 2), conv(16, 32, 2)),
+        IMAGE,
+        {"b.0.2": 8, "b.1.2": 16},
+        run=lambda model, x: model(x.clone()),
+    ),
+    "norms without statistics": Written(
+        without_statistics,
+        rand(N, T, 3, 12, 12),
+        {"1": 8},
+        read=batch_first,
+        run=lambda model, x: model(x).mean(1),
+        neurons=(OwnBatchFirst,),
+        mixes=True,
+    ),
+    "layers of weights, norm and neurons": Written(
+        lambda: nn.Sequential(
+            OwnLayer(6, 16), OwnLayer(16, 12), OwnLayer(12, 12), nn.Linear(12, K)
+        ),
+        rand(N, 7, 6),
+        {"0": 16},
+        read=batch_first,
+        run=lambda model, x: model(x).mean(1),
+        neurons=(OwnLayer,),
+    ),
     "functions for neurons": Written(MostlyFunctions, EVENTS, {"lif": 16}, batch=1),
     "a dict, defined backwards": Written(
         Backwards,
@@ -593,6 +678,102 @@ class Autoencoder(nn.Module):
 
 
 # What no head can be right for: the network, its input, and the words that say so.
+class Backbone(nn.Module):
+    """Few layers, which give the features that a classifier outside reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = conv(3, 8)
+        self.net = nn.Sequential(conv(8, 16, 2), conv(16, 32, 2))
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.net(self.encoder(x))
+        return x, x.mean((0, 3, 4))
+
+
+class WithHead(nn.Module):
+    """A backbone and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.fc = Backbone(), nn.Linear(32, K)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.backbone(x)[1])
+
+
+class OneNeuronForAll(nn.Module):
+    """A single stateless neuron behind every layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c1, self.c2, self.c3 = (
+            Fold(nn.Conv2d(i, o, 3, s, 1)) for i, o, s in ((3, 8, 1), (8, 16, 2), (16, 32, 2))
+        )
+        self.spike = OwnBatchFirst()
+        self.fc = nn.Linear(32, K)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in (self.c1, self.c2, self.c3):
+            x = self.spike(part(x))
+        return self.fc(x.mean((1, 3, 4)))
+
+
+class ByForward(Net):
+    """Calls the forward of its blocks, and not the blocks."""
+
+    def features(self, x: Tensor) -> Tensor:
+        for block in self.b:
+            x = block[2].forward(block[1](block[0](x)))
+        return x
+
+
+class RowsForSteps(nn.Module):
+    """Gives spiking layers the rows of all samples, which these take for time steps of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(i, o, 3, s, 1), nn.BatchNorm2d(o), lif())
+            for i, o, s in ((3, 8, 1), (8, 16, 2), (16, 32, 2))
+        )
+        self.fc = nn.Linear(32, K)
+
+    def forward(self, x: Tensor) -> Tensor:  # [T, N, ...]
+        for part in self.f:
+            x = functional.seq_to_ann_forward(x, part)
+        return self.fc(x.mean((3, 4)))
+
+
+class RowsForStepsAveraged(RowsForSteps):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).mean(0)
+
+
+# What is told, and how, of networks whose heads need a change of the network or a word.
+TOLD: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]], str]] = {
+    "one neuron for all depths": (
+        OneNeuronForAll,
+        rand(N, T, 3, 12, 12),
+        r"no one depth\). Make a spiking layer for each depth",
+    ),
+    "blocks called by forward": (
+        lambda: ByForward(conv(3, 8), conv(8, 16, 2), conv(16, 32, 2)),
+        EVENTS,
+        r"by .forward\(\), which runs no hooks",
+    ),
+    "rows for time steps": (
+        RowsForSteps,
+        EVENTS,
+        r"as samples depend on each other: 'f.0.2' takes all \d+ rows of its input",
+    ),
+    "rows for time steps, averaged": (
+        RowsForStepsAveraged,
+        EVENTS,
+        r"as samples depend on each other: 'f.0.2' takes all \d+ rows of its input",
+    ),
+}
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]], str]] = {
     "logits of every token": (PerToken, rand(N, 9, 12), "token"),
     "as many tokens as time steps": (PerToken, rand(N, T, 12), "token"),

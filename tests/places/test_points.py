@@ -306,8 +306,8 @@ TWICE = (
 REASONS = {
     "twice": TWICE,
     "twice.1": TWICE,
-    "unused": "not called in forward",
-    "unused.1": "not called in forward",
+    "unused": "not called in forward, or by .forward(), which runs no hooks",
+    "unused.1": "not called in forward, or by .forward(), which runs no hooks",
     "last.1": OWN_FEATURE,
     "out": OUTPUT,
 }

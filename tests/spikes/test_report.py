@@ -319,6 +319,14 @@ def test_what_is_refused() -> None:
         spike_report(model, [batch[0]])
 
 
+@quiet
+def test_a_model_that_changes_its_input_in_place_leaves_the_batch_as_it_was() -> None:
+    model, x = WRITTEN["an input changed in place"].build(), torch.rand(SAMPLES, 3, 12, 12)
+    kept, batch = x.clone(), (x, torch.tensor([1, 3]))
+    pd.testing.assert_frame_equal(spike_report(model, batch), spike_report(model, batch))
+    assert torch.equal(x, kept)
+
+
 def test_sharded_models_are_refused(monkeypatch) -> None:
     monkeypatch.setattr("sj_shortcut.spikes.report.is_sharded", lambda module: True)
     message = (

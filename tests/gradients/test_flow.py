@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sj_shortcut import GradientRecorder, ShortcutLoss, gradient_flow, wrap_with_shortcuts
 from tests.gradients.tools import batches, criterion, wrapped
-from tests.nets.small import Net, gradients, images, same
+from tests.nets.small import Net, gradients, images, same, skip_unless_neurons_compile
 from tests.nets.written import WRITTEN
 from tests.nets.zoo import ZOO
 from tests.refusals import refused
@@ -152,6 +152,7 @@ def test_memory_does_not_grow_with_batches() -> None:
 
 
 def test_wrapped_in_other_things() -> None:
+    skip_unless_neurons_compile()
     model, batch = Net(), batches(1)[0]
     want = gradient_flow(model, criterion, batch)
     compiled = torch.compile(model, backend="eager")

@@ -18,7 +18,7 @@ from sj_shortcut import (
     wrap_with_shortcuts,
 )
 from tests.gradients.tools import hooks_on, record, train_step
-from tests.nets.small import Net, images, labels
+from tests.nets.small import Net, images, labels, skip_unless_neurons_compile
 from tests.nets.zoo import ZOO
 from tests.ranks import on_ranks
 from tests.refusals import refused
@@ -218,6 +218,7 @@ def test_wrong_scale(scale: float) -> None:
 
 
 def test_compiled_model() -> None:
+    skip_unless_neurons_compile()
     torch.manual_seed(0)
     model = Net()
     eager = record(model, activity=False)

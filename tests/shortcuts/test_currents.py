@@ -16,6 +16,7 @@ from sj_shortcut import (
     shortcut_logits,
     wrap_with_shortcuts,
 )
+from tests.nets.small import skip_unless_neurons_compile
 
 T, N, K = 3, 4, 5
 
@@ -118,6 +119,7 @@ def test_what_has_no_current_is_told():
 
 @pytest.mark.parametrize("mode", ["m", "s"])
 def test_compiled_they_give_the_same(mode):
+    skip_unless_neurons_compile()
     found = []
     for compiled in (False, True):
         model = wrap_with_shortcuts(net(mode), ["2"], reads="currents")

@@ -132,6 +132,7 @@ def _in_order() -> Iterator[Run]:
     yield from longer((*CORE, *EASY, *vanishing))
     yield from five_seeds_elsewhere()
     yield from clipped()
+    yield from bracketing()
     # Each way of adding up has its own best λ₀, heads and places.
     yield from cross((*DIGITS, *fashion), SUMMED, range(3))
 
@@ -159,6 +160,20 @@ def clipped() -> Iterator[Run]:
     yield from rates(rectangles, both, (0.3,))
     yield from rates(fashion, both, (0.3,), [3, 4])  # the best of its rates
     yield from rates(digits, both, (0.03,))
+
+
+def bracketing() -> Iterator[Run]:
+    """Vanilla at rates on both sides of its best, three seeds, where these had not been run."""
+    one_rate = [*BY_DEPTH[:2], *BY_DEPTH[4:], MORE[3], *MORE[4:7], *MORE[8:]]
+    best_was_highest = [
+        *CORE[:2], CORE[4], *MORE[:2], EASY[1], *EASY[3:6],
+        *(replace(each, clip=1.0) for each in (CORE[5], MORE[4])),
+    ]  # fmt: skip
+    best_was_lowest = [replace(MORE[8], clip=1.0)]
+    seeds = range(3)
+    yield from rates(one_rate, (VANILLA,), (0.3, 0.03, 1.0), seeds)
+    yield from rates(best_was_highest, (VANILLA,), (1.0,), seeds)
+    yield from rates(best_was_lowest, (VANILLA,), (0.03,), seeds)
 
 
 def cross(

@@ -175,8 +175,8 @@ def add_method_flags(parser: Parser) -> None:
         const=1.0,
         metavar="FACTOR",
         help="add a price on spikes to the loss, with any method: each layer fires FACTOR times "
-        "its rate in the untrained network free of charge, less than 1 saves more (without a "
-        "number: 1; default: no price)",
+        "its rate in the untrained network free of charge, 1 where no number is given, and less "
+        "saves more (default: no price)",
     )
     add(
         "--combine",

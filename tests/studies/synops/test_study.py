@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from analysis.ablation.plan import CORE
-from analysis.synops.__main__ import main
+from analysis.synops.__main__ import RESULTS, main
+from analysis.synops.figures import figure_pareto
 from analysis.synops.plan import SEEDS, VARIANTS, Run, plan, quick_plan
 from analysis.synops.report import against_vanilla, write_page
 
@@ -63,3 +64,13 @@ def test_the_quick_command_goes_on_where_it_was_stopped(tmp_path, capsys) -> Non
     assert "4 finished before, 0 to do" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["--quick"])
+
+
+def test_the_committed_page_is_that_of_the_committed_table() -> None:
+    runs = pd.read_csv(RESULTS / "runs.csv")
+    assert {Run.of_row(row) for row in runs.to_dict("records")} <= set(plan())
+    layers = pd.read_csv(RESULTS / "layers.csv")
+    assert set(layers["run"]) == set(runs["run"])
+    page = (RESULTS / "RESULTS.md").read_text("utf-8")
+    figures = {"pareto.png": " ".join((figure_pareto.__doc__ or "").split())}
+    assert write_page(runs, figures, len(plan())) == page

@@ -144,8 +144,8 @@ def may_wait_on(record: Record) -> bool:
     Args:
         record: The record of a forward that ends.
     """
-    first = next(iter(record.waiting.values()), None)
-    return first is not None and record.single and not is_captured(first.features[0])
+    waiting = list(record.waiting.values())
+    return record.single and len(waiting) > 0 and not is_captured(waiting[0].features[0])
 
 
 def compute_waiting(record: Record) -> None:

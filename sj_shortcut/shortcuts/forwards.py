@@ -125,6 +125,7 @@ class Forwards:
         neuron_types: Spiking neuron classes of the user's.
         num_classes: Class count where it was read, not told.
         reads: What heads see: the "spikes" of their points, or the "currents" into them.
+        current_at: Which argument of a spiking layer is its current, where it takes several.
         ending: The operation that the model's output ends in, as seen when wrapping; empty if not.
         channels: For each point, the channels that its head was made for.
         step_mode: Step mode of the branches, which ``set_step_mode`` sets with all others.
@@ -165,6 +166,7 @@ class Forwards:
     neuron_types: tuple[type, ...] = ()
     num_classes: int | None = None
     reads: str = "spikes"
+    current_at: dict[str, int] = field(default_factory=dict)
     ending: str = ""
     channels: dict[str, int] = field(default_factory=dict)
     step_mode: str = "s"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sj_shortcut.places import Layout, layout_for, parse_layout
 from sj_shortcut.shortcuts.branch import ShortcutBranch
+from sj_shortcut.shortcuts.currents import current_into
 from sj_shortcut.shortcuts.eval_mode import watch_for_updates_in_eval_mode
 from sj_shortcut.shortcuts.first_batch import look_if_needed
 from sj_shortcut.shortcuts.forwards import Forwards, Record
@@ -115,9 +116,10 @@ def after_point(
         if record is not None and record.graded and trained:
             (record.asleep if not module.training else record.blocked).append(name)
         return None
-    feature = first_tensor(args if forwards.reads == "currents" else output)
-    if feature is None:
-        _no_tensor(name, args, output, forwards)
+    if forwards.reads == "currents":
+        feature = current_into(args, output, name, forwards)
+    else:
+        feature = _first_of(output, name)
     run, branch = branch_in(module, name, forwards)
     if branch.training != module.training:  # it may live in a part that was put in eval mode
         run.train(module.training)
@@ -150,14 +152,14 @@ def after_point(
     return handed
 
 
-def _no_tensor(name: str, args: Any, output: Any, forwards: Forwards) -> NoReturn:
-    what = f"output of '{name}' is a {type(output).__name__}"
-    if forwards.reads == "currents":
-        what = f"input of '{name}', as it is called in forward, is a {type(args).__name__}"
-    raise TypeError(
-        f"the {what} without a tensor, and a shortcut head needs one: choose another point with "
-        "at=."
-    )
+def _first_of(output: Any, name: str) -> Tensor:
+    feature = first_tensor(output)
+    if feature is None:
+        raise TypeError(
+            f"the output of '{name}' is a {type(output).__name__} without a tensor, and a shortcut "
+            "head needs one: choose another point with at=."
+        )
+    return feature
 
 
 def _layout_without_a_look(

@@ -41,8 +41,8 @@ class _Waiting:
 
     Attributes:
         weight: Of its linear layer, as it was when the point ran; ``bias`` likewise.
-        version: Of the weight then.
-        dtype: What autocast had products computed in; ``None`` without it.
+        version: Of the weight then; ``trains`` whether each of the two was to learn.
+        dtype: What autocast had products computed in; ``None`` without it, as in float64.
         features: Averages of each call, ``[N, F]``, per step ``[T, N, F]``.
         steps: Time steps in each call.
     """
@@ -50,6 +50,7 @@ class _Waiting:
     weight: Tensor
     bias: Tensor
     version: int
+    trains: tuple[bool, bool]
     dtype: torch.dtype | None
     features: list[Tensor] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
@@ -68,7 +69,13 @@ class _Waiting:
     def is_like(self, other: _Waiting) -> bool:
         """Whether the other waits with the same weights."""
         same = self.weight is other.weight and self.bias is other.bias
+        same = same and self.trains == other.trains
         return same and self.version == other.version and self.dtype == other.dtype
+
+    def parameters(self) -> list[Tensor]:
+        """Weight and bias; what was frozen when the point ran learns nothing of it later."""
+        both = zip((self.weight, self.bias), self.trains, strict=True)
+        return [parameter if learns else parameter.detach() for parameter, learns in both]
 
 
 def head_that_waits(
@@ -115,11 +122,11 @@ def wait(
     waiting = record.waiting.get(name)
     if waiting is None:
         device = features.device.type
-        autocast = torch.is_autocast_enabled(device)
+        autocast = torch.is_autocast_enabled(device) and features.dtype != torch.float64
         dtype = torch.get_autocast_dtype(device) if autocast else None
-        linear = head.linear
-        version = _version(linear.weight)
-        waiting = _Waiting(linear.weight, linear.bias, version, dtype)
+        both = head.linear.weight, head.linear.bias
+        trains = both[0].requires_grad, both[1].requires_grad
+        waiting = _Waiting(*both, _version(both[0]), trains, dtype)
         record.waiting[name], record.averages[name] = waiting, waiting.features
         record.logits[name] = []  # its place in the order of execution
     elif waiting.features[0].shape[-2] != features.shape[-2]:
@@ -248,7 +255,7 @@ def _logits(waiting: Mapping[str, _Waiting]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for names in _alike(features, waiting):
         rows = [features[name].flatten(0, -2) for name in names]
-        weights, biases = zip(*((waiting[n].weight, waiting[n].bias) for n in names), strict=True)
+        weights, biases = zip(*(waiting[n].parameters() for n in names), strict=True)
         given = _Linears.apply(waiting[names[0]].dtype, *rows, *weights, *biases)
         for name, logits in zip(names, given, strict=True):
             shape = features[name].shape[:-1]

@@ -27,6 +27,7 @@ from sj_shortcut.shortcuts.checks import (
     check_wrappable,
     settle_num_classes,
 )
+from sj_shortcut.shortcuts.currents import last_neurons
 from sj_shortcut.shortcuts.first_batch import kind_of_input, settle
 from sj_shortcut.shortcuts.forwards import Forwards
 from sj_shortcut.shortcuts.head import HeadFactory, ShortcutHead, default_grid
@@ -128,7 +129,7 @@ def wrap_with_shortcuts(
         raise ValueError(points.refusal)
     chosen = choose_points(points, model, at)
     if reads == "currents":
-        chosen = _last_neurons(chosen, points, model, neuron_types)
+        chosen = last_neurons(chosen, points, model, neuron_types)
     check_outputs_differ(model, (point.name for point in chosen))
     classes = settle_num_classes(num_classes, points.num_classes)
     forwards = Forwards(
@@ -208,33 +209,6 @@ def remove_shortcuts(model: nn.Module) -> nn.Module:
 
 def _default_head(point: ShortcutPoint, grid: int) -> HeadFactory:
     return partial(ShortcutHead, grid=grid if point.spatial else 1)
-
-
-def _last_neurons(
-    chosen: list[ShortcutPoint],
-    points: list[ShortcutPoint],
-    model: nn.Module,
-    neuron_types: tuple[type, ...],
-) -> list[ShortcutPoint]:
-    """The last spiking layer inside each point, which has currents to read.
-
-    Raises:
-        ValueError: If none is known there, or its feature is not that of its point.
-    """
-    known, found = {point.name: point for point in points}, []
-    for point in chosen:
-        home = _home(model.get_submodule(point.name), neuron_types)
-        name = f"{point.name}.{home}".strip(".")
-        neuron = known.get(name)
-        if neuron is None or not neuron.usable or neuron.channels != point.channels:
-            raise ValueError(
-                f"the last spiking layer inside '{point.name}' ('{name}') has no currents that a "
-                "head could read in place of the point's spikes: name spiking layers with at=, or "
-                'leave reads="spikes".'
-            )
-        if neuron not in found:
-            found.append(neuron)
-    return found
 
 
 class _Tap:

@@ -130,3 +130,100 @@ def test_compiled_they_give_the_same(mode):
         criterion(output.mean(0), y).backward()
         found.append([p.grad for p in model.parameters()])
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
+class Backwards(nn.Module):
+    """A block whose neurons are defined the other way round than they run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.second = lif(), nn.Linear(6, 6)
+        self.first, self.one = lif(), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.last(self.second(self.first(self.one(x))))
+
+
+def test_the_last_spiking_layer_of_a_block_is_the_one_that_runs_last():
+    layers = nn.Linear(4, 6), lif(), Backwards(), Backwards(), nn.Linear(6, K)
+    model = wrap_with_shortcuts(nn.Sequential(*layers), ["2"], reads="currents")
+    assert list(shortcut_branches(model)) == ["2.last"]
+
+
+class StateFirst(nn.Module):
+    """Neurons that take their state, which may be none at first, before their current."""
+
+    def forward(self, state: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
+        v = x if state is None else state / 2 + x
+        spike = surrogate.ATan()(v - 0.3)
+        return spike, v * (1 - spike)
+
+
+class ByHand(nn.Module):
+    """Hands the state on from step to step."""
+
+    def __init__(self, zeros: bool) -> None:
+        super().__init__()
+        self.zeros = zeros
+        self.fc, self.a = nn.Linear(4, 6), StateFirst()
+        self.fc2, self.b, self.out = nn.Linear(6, 6), StateFirst(), nn.Linear(6, K)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = v = torch.zeros(N, 6) if self.zeros else None
+        out = []
+        for step in x:
+            spike, u = self.a(u, self.fc(step))
+            spike, v = self.b(v, self.fc2(spike))
+            out.append(self.out(spike))
+        return torch.stack(out).mean(0)
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_a_state_that_is_handed_over_first_is_not_taken_for_the_current(zeros):
+    torch.manual_seed(0)
+    model = wrap_with_shortcuts(
+        ByHand(zeros), ["a"], neuron_types=(StateFirst,), reads="currents", layout="NC..."
+    )
+    x = torch.rand(T, N, 4)
+    model(x)
+    linear = shortcut_branches(model)["a"].head.linear
+    torch.testing.assert_close(shortcut_logits(model)["a"], linear(model.fc(x).mean(0)))
+
+
+class Repeats(nn.Module):
+    """Neurons that see one current at all steps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return surrogate.ATan()(torch.stack([x * step for step in range(1, T + 1)]) - 0.3)
+
+
+class Weighs(nn.Module):
+    """A layer with its neurons."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return surrogate.ATan()(self.fc(x) - 0.3)
+
+
+class Mean(nn.Module):
+    """Over time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(0)
+
+
+def test_a_layer_whose_input_is_no_current_of_its_own_shape_is_told():
+    layers = nn.Linear(4, 6), Weighs(), Weighs(), nn.Linear(6, K)
+    options = {"neuron_types": (Repeats, Weighs), "reads": "currents"}
+    with pytest.raises(ValueError, match="'1'.*, as it holds weights of its own: name"):
+        wrap_with_shortcuts(nn.Sequential(*layers), ["1"], **options)
+    layers = nn.Linear(4, 6), Repeats(), nn.Linear(6, 6), lif(), nn.Linear(6, K), Mean()
+    model = nn.Sequential(*layers)
+    functional.set_step_mode(model, "m")
+    x = torch.rand(N, 4)
+    wrap_with_shortcuts(model, ["1"], layout={"1": "TNC"}, **options)
+    with pytest.raises(ValueError, match=r"'1' is given \(4, 6\) and gives \(3, 4, 6\)"):
+        model(x)

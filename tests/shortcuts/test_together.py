@@ -291,6 +291,29 @@ def test_logits_first_asked_for_after_an_update_are_refused():
         shortcut_logits(model)
 
 
+@pytest.mark.parametrize("mode", ["m", "s"])
+def test_heads_frozen_for_the_forward_learn_nothing_of_its_loss(mode):
+    """As a discriminator's, which train on while another model's loss is taken."""
+    model = wrapped(mode)
+    x, y = batch()
+    heads = list(shortcut_parameters(model))
+    for p in heads:
+        p.requires_grad_(False)
+    output = model(x) if mode == "m" else torch.stack([model(step) for step in x])
+    for p in heads:
+        p.requires_grad_(True)
+    ShortcutLoss(model, nn.CrossEntropyLoss())(output.mean(0), y).backward()
+    assert all(p.grad is None for p in heads)
+    assert model[0].weight.grad.any()
+
+
+def test_autocast_leaves_float64_as_it_is():
+    model = wrapped("m").double()
+    with torch.autocast("cpu", torch.bfloat16):
+        model(batch()[0].double())
+    assert all(logits.dtype == torch.float64 for logits in shortcut_logits(model).values())
+
+
 def test_logits_hang_on_the_graph_whoever_asks():
     model = wrapped("s")
     for step in batch()[0]:

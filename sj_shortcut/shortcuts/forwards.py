@@ -94,6 +94,8 @@ class Record:
 
     def tensors(self) -> list[Tensor]:
         """What heads gave, and of those that wait what their logits will be computed from."""
+        if not self.waiting:
+            return self.all_logits()
         averages = [x for name in self.waiting for x in self.averages[name]]
         parameters = [x for one in self.waiting.values() for x in (one.weight, one.bias)]
         return [*self.all_logits(), *averages, *parameters]

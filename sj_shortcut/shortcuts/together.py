@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sj_shortcut.shortcuts.branch import ShortcutBranch
 from sj_shortcut.shortcuts.forwards import Forwards, Record
 from sj_shortcut.shortcuts.head import ShortcutHead
+from sj_shortcut.shortcuts.linears import Linears
 from sj_shortcut.torch_model import is_captured, is_plain
 
 __all__ = [
@@ -30,9 +31,6 @@ __all__ = [
     "may_wait_on",
     "wait",
 ]
-
-# Weights up to this size are copied side by side; of larger ones the copy costs more than a launch.
-_SMALL = 1 << 13
 
 
 @dataclass
@@ -74,8 +72,11 @@ class _Waiting:
 
     def parameters(self) -> list[Tensor]:
         """Weight and bias; what was frozen when the point ran learns nothing of it later."""
-        both = zip((self.weight, self.bias), self.trains, strict=True)
-        return [parameter if learns else parameter.detach() for parameter, learns in both]
+        weight, bias = self.trains
+        return [
+            self.weight if weight else self.weight.detach(),
+            self.bias if bias else self.bias.detach(),
+        ]
 
 
 def head_that_waits(
@@ -126,7 +127,8 @@ def wait(
         dtype = torch.get_autocast_dtype(device) if autocast else None
         both = head.linear.weight, head.linear.bias
         trains = both[0].requires_grad, both[1].requires_grad
-        waiting = _Waiting(*both, _version(both[0]), trains, dtype)
+        version = 0 if both[0].is_inference() else both[0]._version
+        waiting = _Waiting(*both, version, trains, dtype)
         record.waiting[name], record.averages[name] = waiting, waiting.features
         record.logits[name] = []  # its place in the order of execution
     elif waiting.features[0].shape[-2] != features.shape[-2]:
@@ -182,15 +184,19 @@ def compute_together(records: Sequence[Record]) -> dict[str, Tensor]:
     Raises:
         RuntimeError: If the batch size changed from one forward to the next, or the weights since.
     """
+    if not any(record.waiting for record in records):
+        return {}
     waiting = _of_all(records)
     if waiting is None:
         for record in records:
+            _check_unchanged(record.waiting)
             with torch.set_grad_enabled(record.graded):
                 compute_waiting(record)
         return {}
     numbers = tuple(record.number for record in records)
-    known = records[-1].together if waiting else (numbers, {})
+    known = records[-1].together
     if known is None or known[0] != numbers:
+        _check_unchanged(waiting)
         with torch.set_grad_enabled(records[-1].graded):
             known = records[-1].together = (numbers, _logits(waiting))
     return known[1]
@@ -211,6 +217,8 @@ def _of_all(records: Sequence[Record]) -> dict[str, _Waiting] | None:
                 return None
             of_all.features.extend(one.features)
             of_all.steps.extend(one.steps)
+    for name, one in found.items():
+        check_batch_sizes(name, {x.shape[-2] for x in one.features})
     some = any(record.logits.get(name) for record in records for name in found)
     return None if some else found
 
@@ -233,30 +241,24 @@ def check_batch_sizes(name: str, sizes: Collection[int]) -> None:
         )
 
 
-def _check(name: str, waiting: _Waiting) -> None:
-    check_batch_sizes(name, {x.shape[-2] for x in waiting.features})
-    if _version(waiting.weight) != waiting.version:
-        raise RuntimeError(
-            f"the weights of the shortcut head at '{name}' changed since the forward passes whose "
-            "logits are asked for, as by optimizer.step(): take the loss, or call "
-            "shortcut_logits(model), before."
-        )
-
-
-def _version(parameter: Tensor) -> int:
-    return 0 if parameter.is_inference() else parameter._version
+def _check_unchanged(waiting: Mapping[str, _Waiting]) -> None:
+    for name, one in waiting.items():
+        if not one.weight.is_inference() and one.weight._version != one.version:
+            raise RuntimeError(
+                f"the weights of the shortcut head at '{name}' changed since the forward passes "
+                "whose logits are asked for, as by optimizer.step(): take the loss, or call "
+                "shortcut_logits(model), before."
+            )
 
 
 def _logits(waiting: Mapping[str, _Waiting]) -> dict[str, Tensor]:
     """Logits of each head, ``[N, K]`` or ``[T, N, K]``."""
-    for name, one in waiting.items():
-        _check(name, one)
     features = {name: one.of_all_calls() for name, one in waiting.items()}
     found: dict[str, Tensor] = {}
     for names in _alike(features, waiting):
         rows = [features[name].flatten(0, -2) for name in names]
         weights, biases = zip(*(waiting[n].parameters() for n in names), strict=True)
-        given = _Linears.apply(waiting[names[0]].dtype, *rows, *weights, *biases)
+        given = Linears.apply(waiting[names[0]].dtype, *rows, *weights, *biases)
         for name, logits in zip(names, given, strict=True):
             shape = features[name].shape[:-1]
             found[name] = logits if len(shape) == 1 else logits.unflatten(0, shape)
@@ -272,79 +274,3 @@ def _alike(features: Mapping[str, Tensor], waiting: Mapping[str, _Waiting]) -> I
         found.setdefault(kind, []).append(name)
     for names in found.values():
         yield sorted(names, key=lambda name: features[name].shape[-1])
-
-
-class _Linears(torch.autograd.Function):
-    """Linear layers for as many features, those of one width side by side as one product."""
-
-    @staticmethod
-    def forward(ctx: Any, dtype: torch.dtype | None, *tensors: Tensor) -> tuple[Tensor, ...]:
-        count = len(tensors) // 3
-        features, weights, biases = (tensors[i * count : (i + 1) * count] for i in range(3))
-        ctx.groups = _groups(weights)
-        x = [_stacked(features[a:b], dtype) for a, b in ctx.groups]
-        w = [_stacked(weights[a:b], dtype) for a, b in ctx.groups]
-        bias = _stacked(biases, dtype).unsqueeze(1)
-        logits = bias.new_empty(count, x[0].shape[1], bias.shape[2])
-        for (a, b), features_, weights_ in zip(ctx.groups, x, w, strict=True):
-            if b - a == 1:  # to the bit what the linear layer gives
-                torch.addmm(bias[a, 0], features_[0], weights_[0].T, out=logits[a])
-            else:
-                torch.baddbmm(bias[a:b], features_, weights_.mT, out=logits[a:b])
-        ctx.dtype, ctx.captured = dtype, is_captured(logits)
-        ctx.save_for_backward(*tensors, *x, *w)
-        ctx.set_materialize_grads(False)
-        return logits.unbind()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        count = len(grads)
-        saved, groups = ctx.saved_tensors, ctx.groups
-        stacks = saved[3 * count :]
-        found: list[Tensor | None] = [None] * (3 * count)
-        # A head that is in no loss gets no gradient rather than zeros: these would become NaN where
-        # its weights are, and optimizers would take them for a reason to decay its weights.
-        used = [i for i, grad in enumerate(grads) if grad is not None]
-        if not used:
-            return (None, *found)
-        grad = torch.stack([grad for grad in grads if grad is not None])
-        if any(ctx.needs_input_grad[1 + 2 * count :]):
-            for i, one in zip(used, grad.sum(1).unbind(), strict=True):
-                found[2 * count + i] = one
-        begin = 0
-        for number, (a, b) in enumerate(groups):
-            members = [i for i in used if a <= i < b]
-            if not members:
-                continue
-            own = grad[begin : begin + len(members)]
-            begin += len(members)
-            x, w = stacks[number], stacks[len(groups) + number]
-            if len(members) < b - a or torch.is_grad_enabled():  # differentiable once more
-                x = _stacked([saved[i] for i in members], ctx.dtype)
-                w = _stacked([saved[count + i] for i in members], ctx.dtype)
-            if any(ctx.needs_input_grad[1 + i] for i in members):
-                if ctx.captured:  # of a head of weight 0, whose weights may be NaN, nothing goes on
-                    on = (own != 0).flatten(1).any(1)
-                    w = torch.where(on[:, None, None], w, 0.0)
-                for i, one in zip(members, (own @ w).unbind(), strict=True):
-                    found[i] = one
-            if any(ctx.needs_input_grad[1 + count + i] for i in members):
-                of_weights = (own.mT @ x).to(saved[count + a].dtype)
-                for i, one in zip(members, of_weights.unbind(), strict=True):
-                    found[count + i] = one
-        return (None, *found)
-
-
-def _groups(weights: Sequence[Tensor]) -> list[tuple[int, int]]:
-    """Beginnings and ends of runs of weights to be taken as one."""
-    begins = [
-        i
-        for i, weight in enumerate(weights)
-        if not i or weight.shape != weights[i - 1].shape or weight.numel() > _SMALL
-    ]
-    return list(zip(begins, [*begins[1:], len(weights)], strict=True))
-
-
-def _stacked(tensors: Sequence[Tensor], dtype: torch.dtype | None) -> Tensor:
-    stack = tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
-    return stack if dtype is None else stack.to(dtype)

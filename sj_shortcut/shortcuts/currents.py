@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from sj_shortcut.neurons import is_spiking_neuron
 from sj_shortcut.places import ShortcutPoint
 from sj_shortcut.shortcuts.forwards import Forwards
-from sj_shortcut.torch_model import first_tensor, tensors_in
+from sj_shortcut.torch_model import first_tensor, is_checkpointed, tensors_in
 
 __all__ = ["current_into", "last_neurons"]
+
+# Where a checkpoint of PyTorch's or memopt's keeps the module that it runs.
+_CHECKPOINTED = "._checkpoint_wrapped_module"
 
 
 def last_neurons(
@@ -34,19 +37,19 @@ def last_neurons(
     """
     # In the order of execution, which need not be that of definition.
     spiking = [p for p in points if is_spiking_neuron(model.get_submodule(p.name), neuron_types)]
-    found: list[ShortcutPoint] = []
+    known, found = {point.name: point for point in points}, []
     for point in chosen:
         inside = [p for p in spiking if f"{p.name}.".startswith(f"{point.name}.")]
         neuron = inside[-1] if inside else point
+        why = _why_not(model, neuron.name)
         same = (neuron.channels, neuron.spatial) == (point.channels, point.spatial)
-        own = _has_own_weights(model.get_submodule(neuron.name))
-        if not inside or not neuron.usable or not same or own:
+        if not inside or not neuron.usable or not same or why:
             raise ValueError(
                 f"the last spiking layer inside '{point.name}' ('{neuron.name}') has no currents "
-                "that a head could read in place of the point's spikes"
-                f"{own and inside and ', as it holds weights of its own' or ''}: name spiking "
-                'layers with at=, or leave reads="spikes".'
+                f"that a head could read in place of the point's spikes{why}: name spiking layers "
+                'with at=, or leave reads="spikes".'
             )
+        neuron = known.get(neuron.name.removesuffix(_CHECKPOINTED), neuron)
         if neuron not in found:
             found.append(neuron)
     return found
@@ -98,7 +101,12 @@ def _place(args: tuple[Any, ...], name: str, forwards: Forwards) -> int:
     return filled[0] if filled else 0
 
 
-def _has_own_weights(neuron: nn.Module) -> bool:
-    """Whether a layer holds weights between its input and its neurons, as far as can be told."""
+def _why_not(model: nn.Module, name: str) -> str:
+    """What keeps the input of a spiking layer from being read as its current."""
+    neuron = model.get_submodule(name)
     inner = [module for module in neuron.modules() if module is not neuron]
-    return any(p.ndim > 1 for module in inner for p in module.parameters(recurse=False))
+    if any(p.ndim > 1 for module in inner for p in module.parameters(recurse=False)):
+        return ", as it holds weights of its own"
+    if is_checkpointed(model, name.removesuffix(_CHECKPOINTED).rpartition(".")[0]):
+        return ", as a checkpoint around it may run it without its hooks"
+    return ""

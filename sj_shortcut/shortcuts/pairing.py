@@ -118,11 +118,11 @@ def _fitted(
         names = [name for name in forwards.names if all(name in one for one in each)]
         logits = {name: torch.cat([one[name] for one in each], -2) for name in names}
     else:
+        several = f"{len(rows)} forwards" if len(rows) > 1 else "forward"
         raise ValueError(
-            f"the output has {samples} samples, but the forward"
-            f"{'s' * (len(rows) > 1)} that it comes from gave the heads "
-            f"{' and '.join(map(str, rows))}: pass the whole output, as the model gave it."
-            + _hint_of_time(samples, rows)
+            f"the output has {samples} samples, but the {several} that it comes from gave the "
+            f"heads {' and '.join(map(str, dict.fromkeys(rows)))}: pass the whole output, as the "
+            "model gave it." + _hint_of_time(samples, rows)
         )
     logits = {name: pick(values) for name, values in logits.items()}
     for name, values in logits.items():
@@ -150,6 +150,8 @@ def _hint_of_time(samples: int, rows: list[int]) -> str:
     if rows and rows[0] > samples and rows[0] % samples == 0:
         steps = rows[0] // samples
         return f' If these are {steps} time steps folded into the batch: layout="({steps}N)C...".'
+    if len(set(rows)) == 1 < len(rows) and samples % rows[0] == 0:
+        return " Or take the loss of each sequence of time steps by itself."
     return ""
 
 

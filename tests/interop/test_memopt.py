@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -49,12 +50,15 @@ def step(model: nn.Module, x: Tensor, per_step: bool) -> None:
 
 
 def assert_trains_as_without(
-    prepare: Callable[[nn.Module], nn.Module], per_step: bool, atol: float = 0.0
+    prepare: Callable[[nn.Module], nn.Module],
+    per_step: bool,
+    atol: float = 0.0,
+    reads: Literal["spikes", "currents"] = "spikes",
 ) -> None:
     """Gradients of weights and heads against those of the same model without memopt."""
     plain = Net()
     model = prepare(copy.deepcopy(plain))
-    wrap_with_shortcuts(plain)
+    wrap_with_shortcuts(plain, reads=reads)
     with torch.no_grad():
         heads = zip(shortcut_parameters(model), shortcut_parameters(plain), strict=True)
         for head, of_plain in heads:
@@ -94,6 +98,17 @@ def test_memory_optimized_after_wrapping(targets, compress, per_step):
 @pytest.mark.parametrize("targets", [nn.Sequential, layer.Linear, neuron.LIFNode])
 def test_memory_optimized_before_wrapping(targets, per_step):
     assert_trains_as_without(lambda model: wrap_with_shortcuts(optimized(model, targets)), per_step)
+
+
+def test_currents_into_checkpointed_neurons_are_read_or_refused():
+    assert_trains_as_without(
+        lambda model: wrap_with_shortcuts(optimized(model, neuron.LIFNode), reads="currents"),
+        per_step=False,
+        reads="currents",
+    )
+    for model in (optimized(Net(), nn.Sequential), in_chunks(Net())):
+        with pytest.raises(ValueError, match="'layer1.*, as a checkpoint around it may run it"):
+            wrap_with_shortcuts(model, reads="currents")
 
 
 @pytest.mark.parametrize("per_step", [False, True])

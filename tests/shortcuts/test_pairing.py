@@ -80,6 +80,15 @@ def test_rows_that_are_missing_are_told():
         found(output.repeat(2, 1), model)
 
 
+def test_sequences_of_single_steps_behind_each_other_are_told():
+    model, means = wrapped("s"), []
+    for _ in range(2):
+        means.append(sum(model(step) for step in images()))
+        functional.reset_net(model)
+    with pytest.raises(ValueError, match="loss of each sequence of time steps by itself"):
+        found(torch.cat(means), model)
+
+
 def test_steps_folded_into_the_batch_are_hinted_at():
     model = wrapped("s", StatelessNet)
     output = model(torch.rand(T * N, 8))

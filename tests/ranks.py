@@ -31,7 +31,9 @@ def _one_rank(rank: int, work: Callable[[int], Any], folder: str, count: int) ->
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=count
     )
     torch.save(work(rank), f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
-    # Caches of DDP and FSDP keep the group and with it gloo's threads, and one of these that lets
-    # go of an object of Python while the interpreter ends aborts (pytorch/pytorch#190489).
+    dist.barrier()
+    # Not by destroying the group: where another process has ended already, PyTorch 2.6 waits there
+    # for ever. Nor by an ordinary end: caches of DDP and FSDP keep the group and with it gloo's
+    # threads, and one of these that lets go of an object of Python while the interpreter ends
+    # aborts (pytorch/pytorch#190489).
     os._exit(0)

@@ -429,7 +429,7 @@ def test_a_batch_size_that_changes_within_a_sequence_is_an_error(first, second, 
         with pytest.raises(ValueError) as error:
             criterion(added.unsqueeze(0) if per_step else added, labels(large))
         assert str(error.value) == (
-            f"the output has {large} samples, but the forwards that it comes from gave the heads "
+            f"the output has {large} samples, but the 2 forwards that it comes from gave the heads "
             f"{first} and {second}: pass the whole output, as the model gave it."
         )
     functional.reset_net(model)

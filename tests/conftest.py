@@ -40,11 +40,13 @@ ON_ONE = {
     "behaviour": _but("behaviour", "test_architecture", "test_make", "test_package"),
     "interop": _but("interop", "test_many_gpus"),
 }  # fmt: skip
+# So is step mode 's' of these files, which are long; others test it on both.
+IN_ONE_MODE = ("test_zoo.py", "test_compiled.py")
 
 NEW = version("spikingjelly").startswith("2")
 
 # Fewer where they are drawn a second time.
-examples = 50 if NEW else 25
+examples = 40 if NEW else 15
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, max_examples=examples)
 hypothesis.settings.register_profile("deep", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
@@ -68,7 +70,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             room, *inside = item.path.relative_to(HERE).parts
-            if room in ON_ONE and not set(ON_ONE[room]) & set(inside):
+            left_out = room in ON_ONE and not set(ON_ONE[room]) & set(inside)
+            if left_out or (item.path.name in IN_ONE_MODE and item.name.endswith("-s]")):
                 item.add_marker(pytest.mark.skip(reason="is tested on SpikingJelly 2 alone"))
 
 

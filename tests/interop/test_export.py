@@ -11,6 +11,7 @@ from spikingjelly.activation_based import base, functional, layer, neuron
 from torch import Tensor, nn
 
 from sj_shortcut import ShortcutLoss, has_shortcuts, remove_shortcuts, wrap_with_shortcuts
+from tests.nets.small import skip_unless_neurons_compile
 
 T, N, CLASSES = 2, 3, 10
 NEURONS = [
@@ -99,6 +100,7 @@ def with_states_made(model: nn.Module, x: Tensor) -> nn.Module:
 
 
 def test_torch_export(case):
+    skip_unless_neurons_compile()
     model, x, expected = case
     if not SECOND_GENERATION:
         with_states_made(model, x)
@@ -114,6 +116,7 @@ def test_torch_export(case):
 
 
 def test_torch_export_sees_no_difference_to_a_model_that_never_had_heads(case):
+    skip_unless_neurons_compile()
     model, x, _ = case
     twin = plain_model(type(model[2]))
     twin.load_state_dict(model.state_dict(), strict=True)
@@ -158,6 +161,7 @@ def test_a_wrapped_model_in_eval_mode_exports_without_its_heads(case):
 
 @pytest.mark.skipif(SECOND_GENERATION, reason="2.0.0 exports as it is")
 def test_what_the_first_generation_needs_it_needs_without_heads_too():
+    skip_unless_neurons_compile()
     model = plain_model(neuron.LIFNode).eval()
     with pytest.raises(RuntimeError, match="fake tensor"):
         torch.export.export(model, (images(),))

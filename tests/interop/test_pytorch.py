@@ -26,7 +26,17 @@ from sj_shortcut import (
     wrap_with_shortcuts,
 )
 from sj_shortcut.shortcuts.forwards import Record
-from tests.nets.small import CLASSES, N, Net, T, gradients, images, labels, same
+from tests.nets.small import (
+    CLASSES,
+    N,
+    Net,
+    T,
+    gradients,
+    images,
+    labels,
+    same,
+    skip_unless_neurons_compile,
+)
 from tests.ranks import on_ranks
 
 HEADS = ["layer1.1", "layer2.1"]
@@ -213,6 +223,7 @@ def test_functional_call_uses_the_weights_it_is_given():
 
 @pytest.mark.parametrize("step_mode", ["m", "s"])
 def test_a_compiled_model_trains_as_an_eager_one(step_mode):
+    skip_unless_neurons_compile()
     torch.compiler.reset()
     model = wrap_with_shortcuts(Net(step_mode))
     twin = copy.deepcopy(model)
@@ -235,6 +246,7 @@ def test_a_compiled_model_trains_as_an_eager_one(step_mode):
 @pytest.mark.parametrize("step_mode", ["m", "s"])
 def test_compiled_code_is_paired_call_by_call(step_mode, per_step, backend):
     """Every step counts, whichever loss comes first, and a reset before the loss takes nothing."""
+    skip_unless_neurons_compile()
     model = wrap_with_shortcuts(Net(step_mode))
     twin = copy.deepcopy(model)
     compiled = torch.compile(twin, fullgraph=True, backend=backend)
@@ -258,6 +270,7 @@ def test_compiled_code_is_paired_call_by_call(step_mode, per_step, backend):
 
 @pytest.mark.parametrize("step_mode", ["m", "s"])
 def test_compiled_code_is_not_compiled_anew_at_each_call(step_mode):
+    skip_unless_neurons_compile()
     model = wrap_with_shortcuts(Net(step_mode))
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(model, fullgraph=True, backend=counter)
@@ -274,6 +287,7 @@ def test_compiled_code_is_not_compiled_anew_at_each_call(step_mode):
 
 @pytest.mark.parametrize("step_mode", ["m", "s"])
 def test_logits_of_compiled_code_can_be_read(step_mode):
+    skip_unless_neurons_compile()
     model = wrap_with_shortcuts(Net(step_mode))
     twin = copy.deepcopy(model)
     compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
@@ -290,6 +304,7 @@ def test_logits_of_compiled_code_can_be_read(step_mode):
 
 @pytest.mark.parametrize("step_mode", ["m", "s"])
 def test_compiled_code_keeps_no_logits_of_trainings_long_ago(step_mode):
+    skip_unless_neurons_compile()
     model = wrap_with_shortcuts(Net(step_mode))
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     criterion = ShortcutLoss(model, nn.CrossEntropyLoss())

@@ -7,6 +7,7 @@ from spikingjelly.activation_based import base
 
 from sj_shortcut import has_shortcuts
 from tests import recipes
+from tests.nets.small import skip_unless_neurons_compile
 from tests.ranks import NO_FSDP2
 
 SECOND_GENERATION = hasattr(base, "to_functional_forward")
@@ -43,6 +44,8 @@ def _in_an_empty_folder(monkeypatch, tmp_path):
 def test_recipe_runs(title):
     if "(SpikingJelly 2.0.0)" in title and not SECOND_GENERATION:
         pytest.skip("needs SpikingJelly 2.0.0")
+    if title in ("Compiled code", "Export"):
+        skip_unless_neurons_compile()
     if title == "PEFT":
         pytest.importorskip("peft", reason="pip install peft, which is large, to run this recipe")
     if title == "FSDP2" and NO_FSDP2:

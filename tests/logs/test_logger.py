@@ -17,7 +17,7 @@ from sj_shortcut import (
     ShortcutWarning,
     wrap_with_shortcuts,
 )
-from tests.nets.small import CLASSES, Net, images, labels
+from tests.nets.small import CLASSES, Net, images, labels, skip_unless_neurons_compile
 from tests.refusals import refused
 
 HEADS = ["layer1.1", "layer2.1"]
@@ -181,6 +181,7 @@ def test_wrong_arguments_are_refused_and_leave_no_file(tmp_path):
 
 
 def test_a_compiled_model_shows_no_spikes():
+    skip_unless_neurons_compile()
     model, criterion = setting()
     compiled = torch.compile(model, backend="eager")
     names = set()

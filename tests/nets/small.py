@@ -83,6 +83,9 @@ def _neurons_compile() -> bool:
 
 
 def skip_unless_neurons_compile() -> None:
-    """PyTorch 2.6 cannot compile torch.jit's functions, which 0.0.0.0.14's LIF neurons call."""
+    """PyTorch 2.6 cannot compile torch.jit's functions, which 0.0.0.0.14's LIF neurons call.
+
+    Nor can it export layers of 0.0.0.0.14.
+    """
     if not _neurons_compile():
-        pytest.skip("this PyTorch cannot compile functions of torch.jit, as these neurons have")
+        pytest.skip("this PyTorch cannot compile or export these layers, with heads or without")

@@ -13,6 +13,7 @@ import torch
 from sj_shortcut import ShortcutLoss
 from tests.examples.data_sets import extract
 from tests.examples.scripts import TINY, Script, assert_same_weights, shared, succeed, weights
+from tests.nets.small import skip_unless_neurons_compile
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +170,7 @@ def compile_without_a_compiler():
 
 
 def test_compiled_training_is_the_same_training(tmp_path):
+    skip_unless_neurons_compile()
     flags = [*TINY, "--epochs", "1", "--batch-size", "100", "--T", "1", "--at", "1"]
     log = tmp_path / "log"
     succeed("train_cifar.py", *flags, "--out", tmp_path / "plain", log=log)

@@ -49,7 +49,8 @@ class ChannelFinder:
             alike = [axis for axis in left if sight.shape[axis] == width]
             # A layer over pooled features, as in attention, has fewer axes and tells less.
             whole = len(source.shape) >= len(sight.shape) - 1 > 1
-            if whole and alike == [usual]:
+            # A size alike further away, where channels were elsewhere, is one by chance.
+            if whole and alike == [usual] and fallback in (None, (usual, False)):
                 return usual, True
             if whole and fallback is None and usual in alike:
                 fallback = usual, False  # where channels were mixed since, nothing else tells

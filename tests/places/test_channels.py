@@ -1,9 +1,10 @@
 """The channel axis, told by layers and norms before a feature."""
 
 import torch
-from spikingjelly.activation_based import layer
+from spikingjelly.activation_based import layer, neuron
 from torch import Tensor, nn
 
+from sj_shortcut import shortcut_points
 from tests.nets.zoo import lif
 from tests.places.tools import look
 
@@ -90,3 +91,31 @@ def test_a_norm_that_mixed_the_channels_tells_them_itself():
     _, layouts, _ = look(model, 4 * torch.rand(3, 4, 4), ["0", "0.spike"])
     assert (str(layouts["0"]), str(layouts["0.spike"])) == ("NCL", "NLC")
     assert layouts["0"].sure and layouts["0.spike"].sure
+
+
+class NormOverAll(nn.Module):
+    """Tokens as wide as the map of a block that ends in a layer norm over channels and space."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.spike = layer.Linear(2, 3), neuron.LIFNode(v_threshold=0.1)
+        self.body = nn.Sequential(
+            layer.Conv2d(3, 2, 1, 2, bias=False),
+            layer.BatchNorm2d(2),
+            neuron.LIFNode(v_threshold=0.1),
+            layer.Conv2d(2, 2, 3, padding=1, bias=False),
+            nn.LayerNorm([2, 2, 3]),
+        )
+        self.fc = layer.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.spike(self.linear(x.flatten(2).mT))
+        return self.fc(self.body(tokens.mT.unflatten(2, x.shape[2:])).flatten(1))
+
+
+def test_a_size_alike_in_an_earlier_layer_does_not_tell_channels() -> None:
+    """A slice of any axis comes from all channels; the tokens are as wide as the map."""
+    torch.manual_seed(0)
+    points = shortcut_points(NormOverAll(), torch.rand(3, 2, 4, 6))
+    body = next(point for point in points if point.name == "body")
+    assert (body.channels, body.layout.channel) == (2, 1)

@@ -13,6 +13,7 @@ from torch import nn
 
 from sj_shortcut import shortcut_branches
 from tests import pages
+from tests.ranks import NO_FSDP2
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="PyTorch lacks gloo")
 
@@ -133,6 +134,7 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(whole, tmp_path):
     assert loaded(tmp_path, "rank1.pt")["λ"] == loaded(whole, "rank0.pt")["λ"]
 
 
+@pytest.mark.skipif(bool(NO_FSDP2), reason=NO_FSDP2)
 def test_fsdp_stopped_and_resumed_ends_as_distributed_data_parallel(whole, tmp_path):
     torchrun(tmp_path, FSDP, 1)
     torchrun(tmp_path, FSDP, 2, "spy.py")

@@ -74,3 +74,18 @@ def test_the_committed_page_is_that_of_the_committed_table() -> None:
     page = (RESULTS / "RESULTS.md").read_text("utf-8")
     figures = {"pareto.png": " ".join((figure_pareto.__doc__ or "").split())}
     assert write_page(runs, figures, len(plan())) == page
+
+
+def test_the_page_on_spikes_has_the_numbers_of_the_table() -> None:
+    runs = pd.read_csv(RESULTS / "runs.csv")
+    means = against_vanilla(runs).groupby("method")["synops"].mean()
+    text = (RESULTS.parents[2] / "docs" / "spikes.md").read_text("utf-8")
+    assert f"{len(runs)} of {len(plan())} trainings" in text
+    for row, method in {
+        "default heads (2 x 2)": "heads on spikes, 2 x 2",
+        "default heads, `price=True`": "heads on spikes, 2 x 2, price",
+        "`grid=4`": "heads on spikes, 4 x 4",
+        "`grid=4`, `price=True`": "heads on spikes, 4 x 4, price",
+        '`reads="currents"`': "heads on currents, 2 x 2",
+    }.items():
+        assert f"| {row} | {means[method]:.2f} |" in text, row

@@ -27,8 +27,8 @@ from analysis.ablation.plan import HOLD, RATIO, VANILLA, cross, plan, setting
 from analysis.ablation.report import write_page
 from analysis.ablation.run import Run, train
 from analysis.ablation.statistics import labelled
-from analysis.common.data import missing
 from analysis.common.tables import Tables, execute, write
+from analysis.common.todo import missing_runs
 
 __all__ = ["main"]
 
@@ -48,13 +48,8 @@ def planned(args: argparse.Namespace) -> list[Run]:
 
 
 def chosen(args: argparse.Namespace) -> list[Run]:
-    """The runs that the flags ask for and that there is data for."""
-    runs = [run for run in planned(args) if run.data in args.data]
-    for data in dict.fromkeys(run.data for run in runs):
-        if reason := missing(data):
-            print(reason, file=sys.stderr)
-            runs = [run for run in runs if run.data != data]
-    return runs
+    """The runs that the flags ask for."""
+    return [run for run in planned(args) if run.data in args.data]
 
 
 def describe(run: Run, row: pd.DataFrame) -> str:
@@ -110,10 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.repeat:
         return repeat(args.repeat, tables)
     if not args.report:
-        runs = chosen(args)
-        finished = tables.finished()
-        todo = [run for run in runs if (run.key,) not in finished]
-        print(f"{len(runs)} runs: {len(runs) - len(todo)} finished before, {len(todo)} to do")
+        todo = missing_runs(chosen(args), tables)
         execute(todo, train, tables, args.workers, lambda run: run.work, describe, args.hours)
     if len(tables["runs"]):
         drawn_from = {**tables.tables, "runs": labelled(tables["runs"])}

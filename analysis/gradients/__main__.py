@@ -12,14 +12,13 @@ already in the results folder is not run again.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.common.data import missing
 from analysis.common.tables import Tables, execute, write
+from analysis.common.todo import missing_runs
 from analysis.gradients.figures import draw_all
 from analysis.gradients.plan import METHODS, SURROGATES, Run, plan, quick_plan
 from analysis.gradients.report import write_page
@@ -66,16 +65,6 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.workers < 1:
         parser.error("--workers must be at least 1")
     return args
-
-
-def missing_runs(runs: Sequence[Run], tables: Tables) -> list[Run]:
-    if reason := missing(runs[0].data):
-        print(reason, file=sys.stderr)
-        runs = []
-    finished = tables.finished()
-    todo = [run for run in runs if (run.key,) not in finished]
-    print(f"{len(runs)} runs: {len(runs) - len(todo)} finished before, {len(todo)} to do")
-    return todo
 
 
 def describe(run: Run, row: pd.DataFrame) -> str:

@@ -26,8 +26,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from analysis.common.data import missing
 from analysis.common.tables import Tables, execute, write
+from analysis.common.todo import missing_runs
 from analysis.paper.figures import draw_all
 from analysis.paper.plan import NAMES, Run, plan, quick_plan
 from analysis.paper.report import write_page
@@ -104,17 +104,6 @@ def fill_full_width(runs: Sequence[Run], tables: Tables, args: argparse.Namespac
     train_there = partial(train_at_full_width, args.device)
     execute(todo, train_there, tables, args.workers, lambda run: run.work, describe, hours, True)
     print(f"{len(tables[name])} runs are in {name}.csv")
-
-
-def missing_runs(runs: Sequence[Run], tables: Tables) -> list[Run]:
-    for data in dict.fromkeys(run.data for run in runs):
-        if reason := missing(data):
-            print(reason, file=sys.stderr)
-            runs = [run for run in runs if run.data != data]
-    finished = tables.finished()
-    todo = [run for run in runs if (run.key,) not in finished]
-    print(f"{len(runs)} runs: {len(runs) - len(todo)} finished before, {len(todo)} to do")
-    return todo
 
 
 def describe(run: Run, row: pd.DataFrame) -> str:

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from analysis.ablation.plan import RATIO, setting
 from analysis.ablation.run import Training, evaluate
 from analysis.common.data import in_time
+from analysis.common.priced import Priced
 from sj_shortcut import ShortcutLoss, ShortcutWarning, SpikePrice, remove_shortcuts, spike_report
 
 __all__ = ["Run", "plan", "quick", "train"]
@@ -45,19 +46,6 @@ def quick() -> list[Run]:
     return [replace(run, epochs=1) for run in plan() if run.depth == 6 and run.seed == 0]
 
 
-class _Priced(nn.Module):
-    """Cross-entropy and the price, for a network without heads."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.price = SpikePrice(model)
-
-    def forward(self, output: Tensor, y: Tensor) -> Tensor:
-        loss = nn.functional.cross_entropy(output, y)
-        price: Tensor = self.price(output, loss)
-        return loss + price
-
-
 def train(run: Run) -> dict[str, pd.DataFrame]:
     """Train and count; the rows for each table."""
     torch.set_num_threads(1)
@@ -68,7 +56,7 @@ def train(run: Run) -> dict[str, pd.DataFrame]:
     if run.price and run.heads:
         training.criterion = ShortcutLoss(model, nn.CrossEntropyLoss(), schedule, price=True)
     elif run.price:
-        training.criterion = _Priced(model)
+        training.criterion = Priced(SpikePrice(model))
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for epoch in range(1, run.epochs + 1):

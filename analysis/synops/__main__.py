@@ -14,14 +14,13 @@ already in the results folder is not run again; figure and RESULTS.md are drawn 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.common.data import missing
 from analysis.common.tables import Tables, execute, write
+from analysis.common.todo import missing_runs
 from analysis.synops.figures import draw_all
 from analysis.synops.plan import Run, plan, quick_plan
 from analysis.synops.report import method, write_page
@@ -68,13 +67,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def fill(runs: Sequence[Run], tables: Tables, workers: int, hours: float | None) -> None:
     """Do what the table lacks and there is data for."""
-    for data in dict.fromkeys(run.data for run in runs):
-        if reason := missing(data):
-            print(reason, file=sys.stderr)
-            runs = [run for run in runs if run.data != data]
-    finished = tables.finished()
-    todo = [run for run in runs if (run.key,) not in finished]
-    print(f"{len(runs)} runs: {len(runs) - len(todo)} finished before, {len(todo)} to do")
+    todo = missing_runs(runs, tables)
     execute(todo, train, tables, workers, lambda run: run.work, describe, hours)
 
 

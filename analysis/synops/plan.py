@@ -17,6 +17,7 @@ from analysis.ablation.statistics import USUAL_RATE
 __all__ = ["SEEDS", "VARIANTS", "Run", "plan", "quick_plan", "tuned_rate"]
 
 SEEDS = (0, 1, 2)
+SETTING = ("data", "net", "depth", "surrogate", "T", "images")
 # What heads read, parts of the map along each side, and the factor of the price (0 for none).
 VARIANTS = (
     ("none", 0, 0.0),
@@ -85,10 +86,7 @@ class Run:
 
 def same_setting(one: Any, other: Any) -> bool:
     """Whether two runs have data, network and time steps in common."""
-    return all(
-        getattr(one, name) == getattr(other, name)
-        for name in ("data", "net", "depth", "surrogate", "T", "images")
-    )
+    return all(getattr(one, name) == getattr(other, name) for name in SETTING)
 
 
 def plan() -> list[Run]:
@@ -107,7 +105,7 @@ def _of(settings: tuple[Ablation, ...]) -> Iterator[Run]:
         for reads, grid, factor in VARIANTS:
             for core in settings:
                 lr = rates[core] if reads == "none" else USUAL_RATE
-                same = {f.name: getattr(core, f.name) for f in fields(Run)[:7]}
+                same = {name: getattr(core, name) for name in (*SETTING, "epochs")}
                 yield Run(**same, reads=reads, grid=grid, factor=factor, lr=lr, seed=seed)
 
 
@@ -115,7 +113,7 @@ def tuned_rate(core: Ablation) -> float:
     """Vanilla's best learning rate in a setting, by validation, of those that have three seeds."""
     runs = pd.read_csv(ABLATION / "runs.csv")
     usual = (runs["schedule"] == "none") & (runs["clip"] == 0) & (runs["epochs"] == core.epochs)
-    for name in ("data", "net", "depth", "surrogate", "T", "images"):
+    for name in SETTING:
         usual &= runs[name] == getattr(core, name)
     tried = {float(str(lr)): own for lr, own in runs[usual].groupby("lr")["val_accuracy"]}
     means = {lr: own.mean() for lr, own in tried.items() if len(own) >= len(SEEDS)}

@@ -11,9 +11,7 @@ import pandas as pd
 from analysis.common.pages import markdown
 from analysis.common.statistics import Difference, welch
 
-__all__ = ["SETTING", "against_vanilla", "method", "setting", "write_page"]
-
-SETTING = ["data", "net", "depth", "surrogate"]
+__all__ = ["against_vanilla", "method", "setting", "write_page"]
 
 
 def method(row: Any) -> str:
@@ -50,7 +48,7 @@ def against_vanilla(runs: pd.DataFrame) -> pd.DataFrame:
         method=[method(row) for _, row in runs.iterrows()],
     )
     rows = []
-    for (_, name), own in runs.groupby([runs["setting"], runs["method"]], sort=False):
+    for _, own in runs.groupby([runs["setting"], runs["method"]], sort=False):
         same = runs[runs["setting"] == own["setting"].iloc[0]]
         vanilla = same[same["method"] == "vanilla"]
         if vanilla.empty:
@@ -67,10 +65,9 @@ def against_vanilla(runs: pd.DataFrame) -> pd.DataFrame:
                 "synops": own["synops"].mean() / vanilla["synops"].mean(),
                 "silent": own["silent"].mean(),
                 "lowest_rate": own["lowest_rate"].mean(),
-                "name": name,
             }
         )
-    return pd.DataFrame(rows).drop(columns="name")
+    return pd.DataFrame(rows)
 
 
 def _points(own: pd.DataFrame, other: pd.DataFrame) -> Difference:

@@ -9,12 +9,13 @@ from dataclasses import asdict, replace
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from analysis.ablation.plan import RATIO
 from analysis.ablation.run import Training as Ablation
 from analysis.ablation.run import evaluate
 from analysis.common.data import in_time
+from analysis.common.priced import Priced
 from analysis.synops.plan import Run
 from sj_shortcut import (
     ShortcutLoss,
@@ -90,7 +91,7 @@ class Training(Ablation):
                 model, nn.CrossEntropyLoss(), self.schedule, price=price or False
             )
         elif price is not None:
-            self.criterion = _Priced(price)
+            self.criterion = Priced(price)
 
     def measure(self, epoch: int, loss: float) -> None:
         """Only the loss: all else is measured at the end."""
@@ -98,19 +99,6 @@ class Training(Ablation):
 
     def probe(self, epoch: int) -> None:
         """No gradients are looked at."""
-
-
-class _Priced(nn.Module):
-    """Cross-entropy and the price, for a network without heads."""
-
-    def __init__(self, price: SpikePrice) -> None:
-        super().__init__()
-        self.price = price
-
-    def forward(self, output: Tensor, y: Tensor) -> Tensor:
-        loss = nn.functional.cross_entropy(output, y)
-        price: Tensor = self.price(output, loss)
-        return loss + price
 
 
 @contextmanager

@@ -57,7 +57,8 @@ def build(net: str, depth: int, shape: str, in_channels: int, scale: float = 1.0
     Args:
         net: ``"plain"``: convolution, batch norm and LIF, ``depth`` times; ``"resnet"``: the same
             with basic blocks whose sums go through neurons; ``"sew"``: with those of SEW-ResNet,
-            which add spikes. Residual networks have ``depth`` - 2 convolutions in their blocks.
+            which add spikes; ``"bare"``: plain without batch norm, with weights drawn so that
+            layers fire all the same. Residual networks have ``depth`` - 2 convolutions in blocks.
         depth: Layers with weights: one less convolutions, and the classifier; in plain networks
             ``depth`` convolutions, as in ``examples/quickstart.py``.
         shape: Surrogate function, one of ``SHAPES``.
@@ -65,8 +66,9 @@ def build(net: str, depth: int, shape: str, in_channels: int, scale: float = 1.0
         scale: Of the widths.
     """
     widths = [round(width * scale) for width in WIDTHS]
-    body = plain(depth, widths, shape, in_channels)
-    if net != "plain":
+    if net in ("plain", "bare"):
+        body = plain(depth, widths, shape, in_channels, net == "plain")
+    else:
         body = residual(net, depth, widths, shape, in_channels)
     top = (layer.AdaptiveAvgPool2d(1), layer.Flatten(), layer.Linear(widths[-1], 10))
     model = nn.Sequential(*body, *top)
@@ -74,13 +76,14 @@ def build(net: str, depth: int, shape: str, in_channels: int, scale: float = 1.0
     return model
 
 
-def plain(depth: int, widths: list[int], shape: str, channels: int) -> list[nn.Module]:
+def plain(depth: int, widths: list[int], shape: str, channels: int, norm: bool) -> list[nn.Module]:
     layers: list[nn.Module] = []
     before = 0
     for i in range(depth):
         stage = i * len(widths) // depth
         stride = 2 if stage > before else 1
-        layers += conv_norm_lif(channels, widths[stage], stride, shape)
+        parts = conv_norm_lif if norm else conv_lif
+        layers += parts(channels, widths[stage], stride, shape)
         channels, before = widths[stage], stage
     return layers
 
@@ -107,3 +110,10 @@ def residual(net: str, depth: int, widths: list[int], shape: str, channels: int)
 
 def conv_norm_lif(inputs: int, outputs: int, stride: int, shape: str) -> list[nn.Module]:
     return [conv3x3(inputs, outputs, stride), layer.BatchNorm2d(outputs), lif(shape)]
+
+
+def conv_lif(inputs: int, outputs: int, stride: int, shape: str) -> list[nn.Module]:
+    """Without batch norm currents have a variance of 1 where 15 % of the neurons before fire."""
+    convolution = conv3x3(inputs, outputs, stride)
+    nn.init.normal_(convolution.weight, std=(0.15 * 9 * inputs) ** -0.5)
+    return [convolution, lif(shape)]

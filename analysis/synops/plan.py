@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import pandas as pd
 
 from analysis.ablation.__main__ import RESULTS as ABLATION
-from analysis.ablation.plan import CORE
+from analysis.ablation.plan import BY_DEPTH, CORE, EASY, MORE, setting
 from analysis.ablation.run import Run as Ablation
 from analysis.ablation.statistics import USUAL_RATE
 
-__all__ = ["SEEDS", "VARIANTS", "Run", "plan", "quick_plan", "tuned_rate"]
+__all__ = ["ELSEWHERE", "MAIN", "SEEDS", "VARIANTS", "Run", "plan", "quick_plan", "tuned_rate"]
 
 SEEDS = (0, 1, 2)
 SETTING = ("data", "net", "depth", "surrogate", "T", "images")
@@ -33,6 +33,23 @@ VARIANTS = (
     ("currents", 4, 0.0),
     ("spikes", 1, 0.0),
     ("spikes", 4, 1.0),
+)
+# Of these, the ones that a choice is made of; they are run in more networks and with more seeds.
+MAIN = (
+    ("none", 0, 0.0),
+    ("spikes", 2, 0.0),
+    ("spikes", 4, 0.0),
+    ("spikes", 2, 1.0),
+    ("spikes", 4, 1.0),
+)
+# Where vanilla trains well, other data, more layers, and no batch norm.
+ELSEWHERE = (
+    *EASY[:2],
+    EASY[4],
+    next(each for each in BY_DEPTH if each.depth == 48),
+    *(each for each in MORE if each.data == "fashion"),
+    setting("digits", "bare", 6, "atan"),
+    setting("digits", "bare", 12, "atan"),
 )
 
 
@@ -75,7 +92,7 @@ class Run:
     @property
     def vanilla(self) -> Ablation:
         """The ablation's run of the same setting, seed and rate, without heads."""
-        core = next(each for each in CORE if same_setting(self, each))
+        core = next(each for each in (*CORE, *ELSEWHERE) if same_setting(self, each))
         return replace(core, lr=self.lr, seed=self.seed, epochs=self.epochs)
 
     @property
@@ -91,18 +108,28 @@ def same_setting(one: Any, other: Any) -> bool:
 
 def plan() -> list[Run]:
     """All runs, the most telling first: digits, which take minutes, before the rest."""
-    return [run for part in (CORE[:4], CORE[4:]) for run in _of(part)]
+    digits, others = CORE[:4], CORE[4:]
+    runs = (
+        *_of(digits, VARIANTS, SEEDS),
+        *_of(others, MAIN, SEEDS),
+        *_of(digits, MAIN, (3, 4)),
+        *_of(ELSEWHERE, MAIN, SEEDS),
+        *_of(others, VARIANTS, SEEDS),
+    )
+    return list(dict.fromkeys(runs))
 
 
 def quick_plan() -> list[Run]:
-    """Three trainings of one epoch, to try the command."""
-    return [replace(run, epochs=1) for run in _of(CORE[:1]) if run.seed == 0][:4]
+    """Four trainings of one epoch, to try the command."""
+    return [replace(run, epochs=1) for run in _of(CORE[:1], VARIANTS[:4], (0,))]
 
 
-def _of(settings: tuple[Ablation, ...]) -> Iterator[Run]:
+def _of(
+    settings: Sequence[Ablation], variants: Sequence[tuple[str, int, float]], seeds: Sequence[int]
+) -> Iterator[Run]:
     rates = {core: tuned_rate(core) for core in settings}
-    for seed in SEEDS:
-        for reads, grid, factor in VARIANTS:
+    for seed in seeds:
+        for reads, grid, factor in variants:
             for core in settings:
                 lr = rates[core] if reads == "none" else USUAL_RATE
                 same = {name: getattr(core, name) for name in (*SETTING, "epochs")}
@@ -110,11 +137,14 @@ def _of(settings: tuple[Ablation, ...]) -> Iterator[Run]:
 
 
 def tuned_rate(core: Ablation) -> float:
-    """Vanilla's best learning rate in a setting, by validation, of those that have three seeds."""
+    """Vanilla's best learning rate in a setting, by validation, of those that have three seeds.
+
+    The usual one where the ablation has no such network.
+    """
     runs = pd.read_csv(ABLATION / "runs.csv")
     usual = (runs["schedule"] == "none") & (runs["clip"] == 0) & (runs["epochs"] == core.epochs)
     for name in SETTING:
         usual &= runs[name] == getattr(core, name)
     tried = {float(str(lr)): own for lr, own in runs[usual].groupby("lr")["val_accuracy"]}
     means = {lr: own.mean() for lr, own in tried.items() if len(own) >= len(SEEDS)}
-    return max(means, key=lambda lr: means[lr])
+    return max(means, key=lambda lr: means[lr], default=USUAL_RATE)

@@ -33,7 +33,7 @@ program calls it right when
 "alone" is right by `wrap_with_shortcuts(model)`. "refused" is an error that says why no head is put
 in by itself, and that is so. Where one generation is given, the other has no such network or gives
 another row. Parameters are those of heads with `grid=2`, as a share of the model's own; where that
-is more than 10 %, heads have `grid=1` by default.
+is more than 10 %, heads have `grid=1` by default, where it is 2.5 % or less mostly `grid=4`.
 
 {counts}
 

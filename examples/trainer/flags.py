@@ -158,8 +158,9 @@ def add_method_flags(parser: Parser) -> None:
     add(
         "--grid",
         type=count,
-        help="heads average over each of GRID x GRID parts of the map (default: 2, or 1 where that "
-        "adds more than 10 %% to the model's parameters; 1, all of it, for the paper's methods)",
+        help="heads average over each of GRID x GRID parts of the map (default: the finest of 4, "
+        "2 and 1 that adds at most 10 %% to the model's parameters; 1, all of it, for the paper's "
+        "methods)",
     )
     add(
         "--reads",

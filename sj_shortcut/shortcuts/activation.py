@@ -31,6 +31,12 @@ _NO_LOGITS = {
     _LOG_SIGMOID: "log-probabilities (logsigmoid)",
     "SigmoidBackward0": "probabilities (sigmoid)",
 }
+# Criteria, as classes and as functions, that say by themselves what they take.
+_LOG_PROBABILITIES = ((nn.NLLLoss,), (nn.functional.nll_loss,))
+_LOGITS = (
+    (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss),
+    (nn.functional.cross_entropy, nn.functional.binary_cross_entropy_with_logits),
+)
 
 
 def activation_behind(
@@ -53,17 +59,22 @@ def activation_behind(
         >>> activation_behind(output, nn.CrossEntropyLoss()) is None
         True
     """
-    if isinstance(criterion, nn.NLLLoss):
+    if _takes(criterion, *_LOG_PROBABILITIES):
         return _ACTIVATIONS[_LOG_SOFTMAX]
-    if isinstance(criterion, (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss)):
+    if _takes(criterion, *_LOGITS):
         return None
     return _ACTIVATIONS.get(ending_of(output, compiled))
 
 
 def is_told(criterion: Callable[..., Any]) -> bool:
     """Whether a criterion alone says so, whatever is behind an output."""
-    # A tuple, as PyTorch 2.6 cannot trace a union of types.
-    return isinstance(criterion, (nn.NLLLoss, nn.CrossEntropyLoss, nn.BCEWithLogitsLoss))
+    return _takes(criterion, *_LOG_PROBABILITIES) or _takes(criterion, *_LOGITS)
+
+
+def _takes(criterion: Any, classes: tuple[type, ...], functions: tuple[Any, ...]) -> bool:
+    while isinstance(criterion, partial):
+        criterion = criterion.func
+    return isinstance(criterion, classes) or any(criterion is each for each in functions)
 
 
 def no_logits(output: Tensor, compiled: str = "") -> str:

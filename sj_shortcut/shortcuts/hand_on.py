@@ -8,6 +8,7 @@ kernel forward, one backward, and half of the memory traffic.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -40,12 +41,13 @@ def averages_and_features(
         ``[N, C * parts]``, per step ``[T, N, C * parts]``; and ``x`` or what stands for it.
     """
     first = 3 if with_time else 2
-    space = x.shape[first:]
+    parts = [_parts(side, grid) for side in x.shape[first:]]
     time = (0,) if with_time and not per_step else ()
     if grid == 1:
         split, axes = x.shape, (*time, *range(first, x.ndim))
-    elif len(space) == 2 and not (space[0] % grid or space[1] % grid):
-        split = torch.Size((*x.shape[:first], grid, space[0] // grid, grid, space[1] // grid))
+    elif len(parts) == 2 and all(parts):
+        apart = [(part, side // part) for part, side in zip(parts, x.shape[first:], strict=True)]
+        split = torch.Size((*x.shape[:first], *apart[0], *apart[1]))
         axes = (*time, first + 1, first + 3)
     else:
         return averages(x, grid, with_time, per_step), x
@@ -53,6 +55,16 @@ def averages_and_features(
         return averages(x, grid, with_time, per_step), x
     both: tuple[Tensor, Tensor] = _HandOn.apply(x, split, axes, (grid, with_time, per_step))
     return both
+
+
+def _parts(side: int, grid: int) -> int:
+    """How many different parts a side of the map has; 0 where they would overlap.
+
+    A side shorter than the grid has its positions, each as often as it takes.
+    """
+    if side % grid == 0:
+        return grid
+    return side if grid % side == 0 else 0
 
 
 def averages(x: Tensor, grid: int, with_time: bool, per_step: bool) -> Tensor:
@@ -76,13 +88,16 @@ class _HandOn(torch.autograd.Function):
     def forward(  # with a setup_context a call would cost a hundred calls of Python more
         ctx: Any, x: Tensor, split: torch.Size, axes: tuple[int, ...], how: tuple[int, bool, bool]
     ) -> tuple[Tensor, Tensor]:
-        ctx.split, ctx.axes, ctx.shape = split, axes, x.shape
-        ctx.set_materialize_grads(False)
         grid, with_time, per_step = how
+        ctx.split, ctx.axes, ctx.shape, ctx.grid = split, axes, x.shape, grid
+        ctx.often = grid > 1 and (split[-4], split[-2]) != (grid, grid)
+        ctx.set_materialize_grads(False)
         if x.is_cpu and x.numel() >= _MANY:
             found = averages(x, grid, with_time, per_step)
         else:
             found = x.view(split).mean(axes)
+            if ctx.often:
+                found = _often(found, grid)
             found = found.flatten(2 if with_time and per_step else 1)
         # Detached rather than a view: views from a function like this cannot be written to, not
         # even by a user who does so where no head has seen them.
@@ -94,10 +109,23 @@ class _HandOn(torch.autograd.Function):
         if heads is None:
             return network, None, None, None
         kept = [1 if axis in ctx.axes else size for axis, size in enumerate(ctx.split)]
+        if ctx.often:  # parts that are the same position
+            times = [ctx.grid // kept[-4], ctx.grid // kept[-2]]
+            heads = heads.reshape(-1, kept[-4], times[0], kept[-2], times[1]).sum((2, 4))
         heads = heads.reshape(kept)
-        count = ctx.shape.numel() // heads.numel()
+        count = math.prod(ctx.shape) // math.prod(kept)
         if network is None:
             both = (heads / count).expand(ctx.split)
         else:
             both = torch.add(network.view(ctx.split), heads, alpha=1 / count)
         return both.reshape(ctx.shape), None, None, None
+
+
+def _often(parts: Tensor, grid: int) -> Tensor:
+    """``[..., h, w]`` with each part as often as makes ``[..., grid, grid]`` of them."""
+    height, width = parts.shape[-2:]
+    each = parts[..., :, None, :, None]
+    lead = parts.shape[:-2]
+    return each.expand(*lead, height, grid // height, width, grid // width).reshape(
+        *lead, grid, grid
+    )

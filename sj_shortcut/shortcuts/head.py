@@ -14,8 +14,8 @@ __all__ = ["HeadFactory", "ShortcutHead", "check_grid", "default_grid"]
 
 HeadFactory = Callable[[int, int], nn.Module]
 
-# The grids that default heads choose from, finest first; 4 may come before these.
-_GRIDS = (2, 1)
+# The grids that default heads choose from, finest first.
+_GRIDS = (4, 2, 1)
 # All heads together may add so much to the parameters of the model.
 _BUDGET = 0.1
 

@@ -47,7 +47,7 @@ class Linears(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         """Gradients of features, weights and biases of the heads that are in a loss."""
         count = len(grads)
-        saved, groups = ctx.saved_tensors, ctx.groups
+        saved, groups, needed = ctx.saved_tensors, ctx.groups, ctx.needs_input_grad
         stacks = saved[3 * count :]
         found: list[Tensor | None] = [None] * (3 * count)
         # A head that is in no loss gets no gradient rather than zeros: these would become NaN where
@@ -56,7 +56,7 @@ class Linears(torch.autograd.Function):
         if not used:
             return (None, *found)
         grad = torch.stack([grad for grad in grads if grad is not None])
-        if any(ctx.needs_input_grad[1 + 2 * count :]):
+        if any(needed[1 + 2 * count :]):
             for i, one in zip(used, grad.sum(1).unbind(), strict=True):
                 found[2 * count + i] = one
         begin = 0
@@ -64,19 +64,20 @@ class Linears(torch.autograd.Function):
             members = [i for i in used if a <= i < b]
             if not members:
                 continue
-            own = grad[begin : begin + len(members)]
-            begin += len(members)
+            size = len(members)
+            own = grad[begin : begin + size]
+            begin += size
             x, w = stacks[number], stacks[len(groups) + number]
-            if len(members) < b - a or torch.is_grad_enabled():  # differentiable once more
+            if size < b - a or torch.is_grad_enabled():  # differentiable once more
                 x = _stacked([saved[i] for i in members], ctx.dtype)
                 w = _stacked([saved[count + i] for i in members], ctx.dtype)
-            if any(ctx.needs_input_grad[1 + i] for i in members):
+            if any(needed[1 + a : 1 + b]):
                 if ctx.captured:  # of a head of weight 0, whose weights may be NaN, nothing goes on
                     on = (own != 0).flatten(1).any(1)
                     w = torch.where(on[:, None, None], w, 0.0)
                 for i, one in zip(members, (own @ w).unbind(), strict=True):
                     found[i] = one
-            if any(ctx.needs_input_grad[1 + count + i] for i in members):
+            if any(needed[1 + count + a : 1 + count + b]):
                 of_weights = (own.mT @ x).to(saved[count + a].dtype)
                 for i, one in zip(members, of_weights.unbind(), strict=True):
                     found[count + i] = one

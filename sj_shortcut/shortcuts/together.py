@@ -93,18 +93,27 @@ def head_that_waits(
     """
     if not forwards.together or run is not branch or not is_plain(branch, ShortcutBranch):
         return None
-    head = branch.head
+    head = branch._modules["head"]  # nn.Module would look at three dictionaries for it
     if not is_plain(head, ShortcutHead) or torch._C._are_functorch_transforms_active():
         return None
-    linear = head.linear
+    linear = head._modules["linear"]
+    if not is_plain(linear, nn.Linear):
+        return None
+    weight, bias = _weight_and_bias(linear)
     # Given by functional_call they are tensors; of other classes, as if sharded, no one knows.
-    usual = _is_usual(linear.weight) and _is_usual(linear.bias) and is_plain(linear, nn.Linear)
-    fit = linear.weight.shape == (branch.num_classes, branch.channels * head.grid**2)
-    return head if usual and fit else None
+    usual = type(weight) in _USUAL and type(bias) in _USUAL
+    if not usual or weight.shape != (branch.num_classes, branch.channels * head.grid**2):
+        return None
+    return head
 
 
-def _is_usual(parameter: Tensor) -> bool:
-    return type(parameter) in (nn.Parameter, Tensor)
+_USUAL = (nn.Parameter, Tensor)
+
+
+def _weight_and_bias(linear: nn.Module) -> tuple[Any, Any]:
+    """Its parameters; ``None`` where they are none, as an old weight norm makes them."""
+    own = linear._parameters
+    return (own["weight"] if "weight" in own else None), (own["bias"] if "bias" in own else None)
 
 
 def wait(
@@ -125,7 +134,7 @@ def wait(
         device = features.device.type
         autocast = torch.is_autocast_enabled(device) and features.dtype != torch.float64
         dtype = torch.get_autocast_dtype(device) if autocast else None
-        both = head.linear.weight, head.linear.bias
+        both = _weight_and_bias(head.linear)
         trains = both[0].requires_grad, both[1].requires_grad
         version = 0 if both[0].is_inference() else both[0]._version
         waiting = _Waiting(*both, version, trains, dtype)
@@ -270,7 +279,7 @@ def _alike(features: Mapping[str, Tensor], waiting: Mapping[str, _Waiting]) -> I
     found: dict[Any, list[str]] = {}
     for name, x in features.items():
         weight, dtype = waiting[name].weight, waiting[name].dtype
-        kind = (x.shape[:-1], x.device, x.dtype, len(weight), weight.device, weight.dtype, dtype)
+        kind = x.shape[:-1], x.device, x.dtype, weight.shape[0], weight.device, weight.dtype, dtype
         found.setdefault(kind, []).append(name)
     for names in found.values():
         yield sorted(names, key=lambda name: features[name].shape[-1])

@@ -84,8 +84,8 @@ def wrap_with_shortcuts(
             to logits ``[N, K]``. Default: :class:`ShortcutHead`. See :class:`ShortcutBranch` for
             heads that see time.
         grid: Default heads average over each of grid x grid parts of the map; 1 for all of it, as
-            in the paper. By default 2, if all heads together then add at most 10 % to the model's
-            parameters, and else 1; where features have no space it is 1 always.
+            in the paper. By default the finest of 4, 2 and 1 with which all heads together add at
+            most 10 % to the model's parameters, else 1; where features have no space 1 always.
         reads: What heads see of their points: the ``"spikes"`` that it gives, or the ``"currents"``
             that go into its last spiking layer, whose name the head then goes by. A head of
             currents asks for no spikes, and its gradient passes one surrogate less.

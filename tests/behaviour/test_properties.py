@@ -155,6 +155,11 @@ class Training:
     per_step: bool
     criterion: Callable[[Tensor, Tensor], Tensor]
 
+    @property
+    def gives_what_the_model_gives(self) -> bool:
+        """Whether the criterion is one that may be given more than logits."""
+        return self.combine == "loss" and self.criterion is not F.cross_entropy
+
     def loss(self, model: nn.Module, weights: dict[str, float]) -> ShortcutLoss:
         return ShortcutLoss(
             model, self.criterion, copy.deepcopy(self.schedule), weights=weights,
@@ -264,10 +269,17 @@ def step_by_hand(
         linear, whole = branch.head.linear, branch.head.grid == 1
         feature = averages_over_parts(outputs[name], whole)
         logits[name] = F.linear(feature, linear.weight, linear.bias)
+        if ends_in_relu(plan) and training.gives_what_the_model_gives:
+            logits[name] = logits[name].relu()
     total = training.total_by_hand(main, logits, weights, plan.target(more))
     assume(total.requires_grad)  # spikes of resonators do not depend on the first time step
     learning = [p for p in model.parameters() if p.requires_grad]
     return total, list(torch.autograd.grad(total, learning, materialize_grads=True))
+
+
+def ends_in_relu(plan: Plan) -> bool:
+    """Whether the output is that of neurons which give activations."""
+    return getattr(plan.net.parts[-1], "family", "") == "LIAFNode"
 
 
 def assert_gradients(found: list[Tensor], due: list[Tensor]) -> None:

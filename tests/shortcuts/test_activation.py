@@ -1,5 +1,7 @@
 """Which activation an output went through, found in its graph."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
@@ -75,8 +77,15 @@ def test_a_gate_is_a_part_of_the_network():
 @pytest.mark.parametrize("name", ["log_softmax", "softmax", "relu"])
 def test_a_criterion_may_say_by_itself_what_it_takes(name):
     output, heads = ACTIVATIONS[name](logits()), logits(1)[0].detach()
+    functions = nn.functional
     assert activation_behind(output, nn.CrossEntropyLoss()) is None
     assert activation_behind(output, nn.BCEWithLogitsLoss()) is None
+    assert activation_behind(output, functions.cross_entropy) is None
+    assert activation_behind(output, functions.binary_cross_entropy_with_logits) is None
+    assert activation_behind(output, partial(functions.cross_entropy, label_smoothing=0.1)) is None
+    torch.testing.assert_close(
+        activation_behind(output, functions.nll_loss)(heads), torch.log_softmax(heads, -1)
+    )
     torch.testing.assert_close(
         activation_behind(output, nn.NLLLoss())(heads), torch.log_softmax(heads, -1)
     )

@@ -8,13 +8,15 @@ import pytest
 from analysis.ablation.plan import CORE
 from analysis.synops.__main__ import RESULTS, main
 from analysis.synops.figures import figure_pareto
-from analysis.synops.plan import SEEDS, VARIANTS, Run, plan, quick_plan
+from analysis.synops.plan import ELSEWHERE, MAIN, SEEDS, VARIANTS, Run, plan, quick_plan
 from analysis.synops.report import against_vanilla, write_page
 
 
 def test_every_setting_has_every_variant_with_every_seed() -> None:
     runs = plan()
-    assert len(runs) == len({run.key for run in runs}) == len(CORE) * len(VARIANTS) * len(SEEDS)
+    assert len(runs) == len({run.key for run in runs})
+    every = len(CORE) * len(VARIANTS) * len(SEEDS)
+    assert len(runs) == every + 4 * len(MAIN) * 2 + len(ELSEWHERE) * len(MAIN) * len(SEEDS)
     for run in runs:
         core = run.vanilla
         assert core.schedule == "none" and core.lr == run.lr and core.seed == run.seed

@@ -114,6 +114,6 @@ def conv_norm_lif(inputs: int, outputs: int, stride: int, shape: str) -> list[nn
 
 def conv_lif(inputs: int, outputs: int, stride: int, shape: str) -> list[nn.Module]:
     """Without batch norm currents have a variance of 1 where 15 % of the neurons before fire."""
-    convolution = conv3x3(inputs, outputs, stride)
+    convolution = layer.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
     nn.init.normal_(convolution.weight, std=(0.15 * 9 * inputs) ** -0.5)
     return [convolution, lif(shape)]

@@ -35,6 +35,8 @@ def figure_pareto(tables: Tables) -> Figure | None:
     table = against_vanilla(tables["runs"])
     if table.empty:
         return None
+    compared = table.groupby("setting")["method"].transform("count") > 1
+    table = table[compared] if compared.any() else table
     settings = list(dict.fromkeys(table["setting"]))
     rows = -(-len(settings) // COLUMNS)
     figure, axes = plt.subplots(

@@ -68,9 +68,10 @@ shared.
 
 Methods are named by their schedule: `handover` is `HandoverSchedule`, `hold-linear` is λ = 1 for
 half of the epochs, then falling to 0 in a line; the others are in `run.py` and `rules.py` of
-`analysis/ablation`. If not said otherwise they have the library's defaults: heads at `"auto"` that
-average over 2 x 2 parts of space (`average`: over all of it; `grid4`: over 4 x 4 parts), losses
-added, λ₀ = 1. `every:3` is a head every third layer.
+`analysis/ablation`. If not said otherwise they have the library's defaults, but that heads, at
+`"auto"`, average over 2 x 2 parts of space everywhere (`average`: over all of it; `grid4`: over
+4 x 4 parts, the default where that adds at most 10 % to the parameters); losses added, λ₀ = 1.
+`every:3` is a head every third layer.
 
 These are short trainings of small networks on little data: accuracies are to be compared with one
 another, not with published ones.

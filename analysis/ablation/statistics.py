@@ -56,8 +56,7 @@ def setting_label(row: Any) -> str:
 def method_label(row: Any) -> str:
     """Short name: the schedule, and what differs from the usual.
 
-    Usual are the defaults: at="auto", heads that average over 2 x 2 parts of space, sums of losses,
-    and λ₀ = 1.
+    Usual are at="auto", heads that average over 2 x 2 parts of space, sums of losses, and λ₀ = 1.
     """
     if row.schedule == "none":
         return "vanilla"

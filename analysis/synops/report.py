@@ -163,26 +163,24 @@ def _plain_section(rows: pd.DataFrame) -> str:
     if rows.empty:
         return ""
     lines = []
-    for name, own in rows[rows["method"] != PLAIN].groupby("method", sort=False):
+    for name, own in rows.groupby("method", sort=False):
         points = mean_of_differences(list(zip(own["own"], own["plain"], strict=True)))
         certain = "" if math.isnan(points.low) else f" ({points.low:+.1f} to {points.high:+.1f})"
         lines.append(
             {
                 "": name,
                 "settings": len(own),
-                "points, mean": f"{points.value:+.1f}{certain}",
+                "points, mean": "0" if name == PLAIN else f"{points.value:+.1f}{certain}",
                 "better in": (own["low"] > 0).sum(),
                 "worse in": (own["high"] < 0).sum(),
                 "SynOps, mean": f"{own['synops'].mean():.2f}",
                 "to vanilla's": f"{own['to_vanilla'].mean():.2f}",
             }
         )
-    if not lines:
-        return ""
     return (
         "## Against plain heads\n\nHeads on spikes, over 2 x 2 parts, without a price, are 0 "
         "points and 1. *Better* and *worse*: the\ninterval of a setting excludes 0. The interval "
-        "of the mean is that of these settings, where each method has two seeds or more.\n\n"
+        "of a mean is that of these settings, where all have two seeds or more.\n\n"
         f"{markdown(pd.DataFrame(lines))}\n"
     )
 

@@ -33,6 +33,7 @@ class Record:
         tapped: The features and their versions, until the forward ends.
         blocked: Points reached without gradients while the model had them.
         asleep: Points in eval mode while the model trained.
+        fixed: Points whose features need no gradient: nothing below them learns.
         unseen: Points whose axes are not known, with the shapes of their outputs.
         used: Whether a loss has used the logits.
         spent: Whether a backward pass has gone through the output.
@@ -66,6 +67,7 @@ class Record:
         self.tapped: list[tuple[str, Tensor, int]] = []
         self.blocked: list[str] = []
         self.asleep: list[str] = []
+        self.fixed: list[str] = []
         self.unseen: list[tuple[str, tuple[int, ...]]] = []
         self._used = self._spent = self._read = False
         self.single = True

@@ -146,6 +146,8 @@ def after_point(
         if record is not None:
             record.add(name, logits, steps, timed)
     if record is not None and not again and not compiling:
+        if not feature.requires_grad:
+            record.fixed.append(name)
         if not feature.is_inference():  # which counts no versions
             record.tapped.append((name, feature, feature._version))
         _check_backward_hooks(module, name, forwards)
@@ -292,9 +294,9 @@ def _check_not_overwritten(record: Record) -> None:
     for name, feature, version in tapped:
         if feature._version != version:
             raise RuntimeError(
-                f"the output of '{name}' was overwritten in place by a module after it, so its "
-                "shortcut head saw other values than the network: make that module work out of "
-                "place (inplace=False), or tap it instead."
+                f"the output of '{name}' was overwritten in place by what came after it, so its "
+                "shortcut head saw other values than the network: let that work out of place "
+                "(inplace=False, h = h + x instead of h += x), or choose another point with at=."
             )
 
 

@@ -80,6 +80,7 @@ class Oversight:
         self._calls += 1
         if not self._calls & (self._calls - 1):  # they may be frozen later, too
             self._frozen(root, branches())
+            self._nothing_below(root, records)
         self._resting(records)
         updated = self._updated(root)
         fed = self._forwards.fed
@@ -148,6 +149,19 @@ class Oversight:
                     "shortcut_parameters(model): p.requires_grad_(True), before the optimizer is "
                     "built.",
                 )
+
+    def _nothing_below(self, root: nn.Module, records: Sequence[Record]) -> None:
+        """Tell of heads behind frozen layers, of a model that learns elsewhere."""
+        fixed = set.intersection(*(set(record.fixed) for record in records))
+        if fixed and any(parameter.requires_grad for parameter in own_parameters(root)):
+            names = ", ".join(repr(name) for name in self._forwards.names if name in fixed)
+            tell(
+                self._forwards,
+                "nothing below",
+                f"no layer below the shortcut head at {names} learns, as all are frozen, so its "
+                "loss trains the head alone: let layers there train, put heads behind those that "
+                "do with at=, or do without heads.",
+            )
 
     def _resting(self, records: Iterable[Record]) -> None:
         for record in records:

@@ -66,11 +66,31 @@ def heads_behind(
     if not any(record.logits for record in records):  # every tapped module was left out
         return {}, records
     _check_way(found, forwards)
+    records = _with_steps_before(records, forwards)
     logits = _fitted(output, records, passed, forwards)
     if not logits:
         raise RuntimeError(why_no_heads(root, forwards, records))
     _check_steps(output, logits)
     return logits, records
+
+
+def _with_steps_before(records: list[Record], forwards: Forwards) -> list[Record]:
+    """The records, and those of time steps before them whose output went into nothing.
+
+    A loss of the last time step's output is one of the whole sequence, as where a call is all of
+    it; where heads keep time steps apart it is of those steps alone.
+    """
+    sequence = forwards.sequence()
+    if forwards.per_step or not forwards.resets or any(r not in sequence for r in records):
+        return records
+    last = max(record.number for record in records)
+    size = records[0].batch_size
+    before = [
+        record
+        for record in sequence
+        if record.number < last and record not in records and not (record.used or record.spent)
+    ]
+    return [*records, *(r for r in before if r.logits and r.batch_size == size)]
 
 
 def gathered(

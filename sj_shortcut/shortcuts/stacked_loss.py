@@ -50,7 +50,7 @@ def stacked_losses(
     if kind not in (*_OF_CLASSES, *_ELEMENTWISE) or torch.compiler.is_compiling():
         return None
     assert isinstance(criterion, nn.Module)
-    if not is_plain(criterion, kind) or criterion.reduction == "none":
+    if not is_plain(criterion, kind) or criterion.reduction == "none" or not first.numel():
         return None
     if not isinstance(target, Tensor) or target.device != first.device:
         return None

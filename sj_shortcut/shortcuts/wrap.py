@@ -140,11 +140,14 @@ def wrap_with_shortcuts(
         resets=any(has_memory(module) for module in model.modules()),
     )
     likeness = Likeness(model, neuron_types)
+    told = grid is not None
     if grid is None:
         grid = default_grid(model, chosen, classes)
     with torch.inference_mode(False), untouched_rng():  # parameters of inference never train
         taps = [
-            _Tap(model, point, head or _default_head(point, grid), classes, forwards, likeness)
+            _Tap(
+                model, point, head or _default_head(point, grid, told), classes, forwards, likeness
+            )
             for point in chosen
         ]
     check_apart(model, {tap.point.name: tap.branch.head for tap in taps})
@@ -207,8 +210,10 @@ def remove_shortcuts(model: nn.Module) -> nn.Module:
     return model
 
 
-def _default_head(point: ShortcutPoint, grid: int) -> HeadFactory:
-    return partial(ShortcutHead, grid=grid if point.spatial else 1)
+def _default_head(point: ShortcutPoint, grid: int, told: bool) -> HeadFactory:
+    # Of layers that were not seen running, what the user says of the map counts.
+    has_map = point.spatial or (told and point.shape is None)
+    return partial(ShortcutHead, grid=grid if has_map else 1)
 
 
 class _Tap:

@@ -370,9 +370,9 @@ def test_a_point_overwritten_in_place_is_an_error():
     with pytest.raises(RuntimeError) as error:
         model(images())
     assert str(error.value) == (
-        "the output of 'layer1.1' was overwritten in place by a module after it, so its shortcut "
-        "head saw other values than the network: make that module work out of place "
-        "(inplace=False), or tap it instead."
+        "the output of 'layer1.1' was overwritten in place by what came after it, so its shortcut "
+        "head saw other values than the network: let that work out of place (inplace=False, "
+        "h = h + x instead of h += x), or choose another point with at=."
     )
 
 

@@ -82,6 +82,28 @@ def test_parameters_that_have_no_size_yet_do_not_count():
     assert default_grid(model, points, 2) == 1
 
 
+class Averaged(nn.Module):
+    """Takes channels last, ``[T, N, H, W, C]``, which no made-up batch has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(3, 8), neuron.LIFNode(v_threshold=0.1),
+            nn.Linear(8, 6), neuron.LIFNode(v_threshold=0.1),
+        )  # fmt: skip
+        self.classifier = nn.Linear(6, 4)
+        functional.set_step_mode(self, "m")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.body(x).mean((0, 2, 3)))
+
+
+def test_a_grid_that_was_told_is_taken_where_no_map_was_seen():
+    model = wrap_with_shortcuts(Averaged(), at=["body.1"], grid=2)
+    assert widths(model) == {"body.1": 8 * 4}
+    assert model(torch.rand(2, 3, 8, 6, 3)).shape == (3, 4)
+
+
 def test_a_grid_is_for_default_heads():
     with pytest.raises(ValueError, match=r"grid= is for the default heads, and head= makes others"):
         wrap_with_shortcuts(net(3), head=ShortcutHead, grid=2)

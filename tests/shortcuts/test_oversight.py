@@ -88,6 +88,18 @@ def test_frozen_heads_are_told_at_the_first_step():
     assert told.startswith("the shortcut head at 'layer2.1' is frozen")
 
 
+def test_heads_behind_frozen_layers_are_told():
+    model = wrap_with_shortcuts(Net(), at=["layer1.1", "layer2.1"])
+    model.layer1[0].requires_grad_(False)
+    (told,) = told_in(model, loss_of(model), [p for p in model.parameters() if p.requires_grad])
+    assert told.startswith("no layer below the shortcut head at 'layer1.1' learns")
+    # All frozen, the input's gradient is asked for.
+    model.requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss_of(model)(model(images().requires_grad_()).mean(0), labels()).backward()
+
+
 def test_heads_that_no_loss_uses_are_told():
     model = wrapped()
     (told,) = told_in(model, nn.CrossEntropyLoss(), model.parameters())

@@ -73,6 +73,27 @@ def test_single_steps_are_averaged_as_their_outputs_are():
         torch.testing.assert_close(logits[name], due[name])
 
 
+def test_the_last_step_is_a_readout_of_the_whole_sequence():
+    model, x = wrapped(), images()
+    due, _ = found(model(x)[-1], model)
+    functional.reset_net(model)
+    functional.set_step_mode(model, "s")
+    *_, last = [model(step) for step in x]
+    logits, records = found(last, model)
+    assert len(records) == T
+    for name in HEADS:
+        torch.testing.assert_close(logits[name], due[name])
+
+
+def test_steps_of_which_each_has_its_loss_have_heads_of_their_own():
+    model, x = wrapped("s"), images()
+    outputs = [model(step) for step in x]
+    for output in outputs:
+        _, records = found(output, model)
+        assert len(records) == 1
+        records[0].used = True
+
+
 def test_rows_that_are_missing_are_told():
     model = wrapped()
     output = model(images()).mean(0)

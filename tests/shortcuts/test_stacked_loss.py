@@ -112,6 +112,11 @@ def test_the_criterion_stays_as_it_is():
     assert vars(criterion) == before
 
 
+def test_no_rows_are_left_to_the_criterion_which_gives_nan():
+    empty = [torch.zeros(0, K), torch.zeros(0, K)]
+    assert stacked_losses(nn.CrossEntropyLoss(), empty, torch.zeros(0, dtype=torch.long)) is None
+
+
 def test_logits_of_different_kinds_are_left_to_one_call_each():
     logits = [torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.float64)]
     assert stacked_losses(nn.CrossEntropyLoss(), logits, torch.tensor([0, 1])) is None

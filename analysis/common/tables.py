@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
+from filelock import FileLock
 from tqdm import tqdm
 
 __all__ = ["Tables", "execute", "write"]
@@ -37,11 +38,8 @@ class Tables:
         self.names = tuple(names)
         self.keys = list(keys)
         folder.mkdir(parents=True, exist_ok=True)
-        self.tables = {name: self._read(name) for name in self.names}
-        finished = self.finished()
-        for name, table in self.tables.items():
-            if len(table):
-                self.tables[name] = table[[key in finished for key in self._keys_of(table)]]
+        self.tables: dict[str, pd.DataFrame] = {}
+        self._load()
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return self.tables[name]
@@ -52,15 +50,28 @@ class Tables:
         return set(self._keys_of(table)) if len(table) else set()
 
     def add(self, rows: dict[str, pd.DataFrame]) -> None:
-        """Take the rows of one run, and have them on the disk before returning."""
-        for name in self.names:
-            if name not in rows:
-                continue
-            parts = [part for part in (self.tables[name], rows[name]) if len(part)]
-            table = pd.concat(parts).sort_values(self.keys, kind="stable")
-            self.tables[name] = table
-            path = self.folder / f"{name}.csv"
-            write(path, table.to_csv(index=False, float_format="%.4g", lineterminator="\n"))
+        """Take the rows of one run, and have them on the disk before returning.
+
+        Rows that another process has written meanwhile stay.
+        """
+        with FileLock(self.folder / ".lock"):
+            self._load()
+            for name in self.names:
+                if name not in rows:
+                    continue
+                parts = [part for part in (self.tables[name], rows[name]) if len(part)]
+                table = pd.concat(parts).sort_values(self.keys, kind="stable")
+                self.tables[name] = table
+                path = self.folder / f"{name}.csv"
+                write(path, table.to_csv(index=False, float_format="%.4g", lineterminator="\n"))
+
+    def _load(self) -> None:
+        """Read what is on the disk, but for rows of runs that are not all there."""
+        self.tables = {name: self._read(name) for name in self.names}
+        finished = self.finished()
+        for name, table in self.tables.items():
+            if len(table):
+                self.tables[name] = table[[key in finished for key in self._keys_of(table)]]
 
     def _keys_of(self, table: pd.DataFrame) -> list[tuple[Any, ...]]:
         return list(table[self.keys].itertuples(index=False, name=None))

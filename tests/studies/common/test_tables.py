@@ -63,3 +63,13 @@ def test_rows_of_an_unfinished_run_do_not_count(tmp_path) -> None:
     pd.DataFrame({"run": ["a", "b"]}).to_csv(tmp_path / "history.csv", index=False)
     pd.DataFrame({"run": ["a"]}).to_csv(tmp_path / "runs.csv", index=False)
     assert list(Tables(tmp_path, ["history", "runs"], ["run"])["history"]["run"]) == ["a"]
+
+
+def test_two_commands_on_one_folder_lose_nothing_of_each_other(tmp_path) -> None:
+    one, other = (Tables(tmp_path, ["layers", "runs"], ["run"]) for _ in range(2))
+    for tables, name in ((one, "b"), (other, "a"), (one, "c")):
+        rows = pd.DataFrame({"run": [name]})
+        tables.add({"layers": rows, "runs": rows})
+    for table in ("layers", "runs"):
+        assert list(pd.read_csv(tmp_path / f"{table}.csv")["run"]) == ["a", "b", "c"]
+    assert one.finished() == {("a",), ("b",), ("c",)}

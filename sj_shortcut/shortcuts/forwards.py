@@ -139,6 +139,7 @@ class Forwards:
         reach: For each tensor of the output, the points that it depends on; empty if not known.
         per_step: Whether to keep logits of every time step apart.
         always_on: Whether heads run in eval mode and without gradients too.
+        outrun: Whether a point was seen with hooks after ours.
         current: The record of the forward that is running.
         again: That of one that a checkpoint runs again in a backward pass; nothing comes of it.
         records: Those since the last reset, all but the last of single time steps.
@@ -180,6 +181,7 @@ class Forwards:
     reach: list[frozenset[str]] = field(default_factory=list)
     per_step: bool = False
     always_on: bool = False
+    outrun: bool = False
     current: Record | None = None
     again: Record | None = None
     records: list[Record] = field(default_factory=list)

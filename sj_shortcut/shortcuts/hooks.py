@@ -71,6 +71,8 @@ def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards
         forwards.current = Record(forwards, graded)
         forwards.current.trace = this_trace()
         return
+    if forwards.outrun or not forwards.count:
+        _come_last(model, forwards)
     watch_for_updates_in_eval_mode(model, forwards)
     if graded and model.training:
         watch_for_unused_heads(model, forwards)
@@ -94,6 +96,15 @@ def before_model(model: nn.Module, args: Any, kwargs: Any, *, forwards: Forwards
     forwards.trained = model.training
     forwards.current = forwards.last = Record(forwards, graded)
     forwards.current.number = forwards.count
+
+
+def _come_last(model: nn.Module, forwards: Forwards) -> None:
+    """Let heads read what the network reads, where hooks put on later may change it."""
+    forwards.outrun = False
+    for module in model.modules():
+        hooks = module._forward_hooks
+        for key in [key for key, hook in hooks.items() if is_ours(hook, after_point)]:
+            hooks.move_to_end(key)
 
 
 def after_point(
@@ -128,6 +139,7 @@ def after_point(
         layout = _layout_without_a_look(name, feature, layout, forwards, record)
         if layout is None:
             return None
+    last = compiling or is_ours(next(reversed(module._forward_hooks.values())), after_point)
     x, timed = layout.arrange(feature), layout.has_time
     steps = x.shape[0] if timed else 1
     handed: Tensor | None = None
@@ -135,7 +147,7 @@ def after_point(
     if head is not None:
         branch.check_features(x, timed)
         how = (x, head.grid, timed, forwards.per_step)
-        if x is output and is_ours(next(reversed(module._forward_hooks.values())), after_point):
+        if x is output and last:
             features, handed = averages_and_features(*how)
         else:  # hooks that come after this one, to see gradients for one, see the head's as well
             features = averages(*how)
@@ -146,6 +158,8 @@ def after_point(
         if record is not None:
             record.add(name, logits, steps, timed)
     if record is not None and not again and not compiling:
+        if not last:
+            forwards.outrun = True
         if not feature.requires_grad:
             record.fixed.append(name)
         if not feature.is_inference():  # which counts no versions

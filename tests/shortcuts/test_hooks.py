@@ -7,7 +7,12 @@ import torch
 from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
-from sj_shortcut import ShortcutLoss, shortcut_branches, wrap_with_shortcuts
+from sj_shortcut import (
+    ShortcutLoss,
+    shortcut_branches,
+    shortcut_logits,
+    wrap_with_shortcuts,
+)
 from sj_shortcut.shortcuts.hooks import branch_in, forwards_of, has_shortcuts
 from sj_shortcut.shortcuts.join import records_behind
 from tests.nets.small import Net, images, labels
@@ -72,6 +77,24 @@ def test_a_feature_that_is_overwritten_is_told():
     model = wrap_with_shortcuts(InPlace(), "layer1.1")
     with pytest.raises(RuntimeError, match="'layer1.1' was overwritten in place"):
         model(images())
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_heads_read_what_hooks_put_on_after_wrapping_make_of_a_feature(late):
+    model = wrap_with_shortcuts(Net(), "layer1.1")
+    if late:  # seen in the first forward after it
+        model(images())
+        functional.reset_net(model)
+    model.layer1.register_forward_hook(lambda module, args, output: output)
+    model.layer1[1].register_forward_hook(lambda module, args, output: 0.5 * output)
+    if late:
+        model(images())
+        functional.reset_net(model)
+    seen = []
+    model.layer2[0].register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
+    model(images())
+    (logits,), head = shortcut_logits(model).values(), shortcut_branches(model)["layer1.1"].head
+    torch.testing.assert_close(logits, head(seen[-1], with_time=True))
 
 
 def test_a_head_that_is_gone_is_told():

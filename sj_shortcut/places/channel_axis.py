@@ -56,7 +56,9 @@ def channels_by_gradients(
     if not source.outputs or not sight.outputs or source.shape is None:
         return None
     slices = {axis: _touched_by_slices(sight.outputs[0], axis, source) for axis in left}
-    if len(set().union(*(channels for some in slices.values() for channels in some))) < 2:
+    seen = [set().union(*some) for some in slices.values()]
+    # Slices along any axis are all of the feature: where one shows nothing, gradients cancelled.
+    if len(set().union(*seen)) < 2 or not all(seen):
         return None
     possible = [axis for axis, some in slices.items() if max(map(len, some)) < 2]
     shown = [axis for axis in possible if _are_different(slices[axis])]

@@ -552,7 +552,7 @@ def seen_points(plan: Plan, model: nn.Module) -> dict[str, ShortcutPoint]:
     """
     example = plan.example(plan.sequence())
     seen = {point.name: point for point in points_of(model, example)}
-    axes = {"batch": "NTC...", "folded": "(TN)C...", "inside": "NC..."}.get(
+    axes = {"batch": "NTC...", "folded": f"({plan.T}N)C...", "inside": "NC..."}.get(
         plan.style.name, "TNC..." if plan.mode == "m" else "NC..."
     )
     asked = {name: axes for name, point in seen.items() if point.reason.endswith(ASKED)}

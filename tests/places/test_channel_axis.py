@@ -105,3 +105,13 @@ def test_what_a_norm_has_centred_over_all_channels_tells_no_axis_either():
     source, output = source_of((1, 2, 1, 2))
     feature = sight_of(nn.Identity(), output - output.mean((1, 2, 3), keepdim=True))
     assert channels_by_gradients(feature, source, [1, 2, 3]) == (None, [])
+
+
+def test_where_slices_along_some_axes_show_nothing_nothing_is_told():
+    """As of parts side by side, where a surrogate function stops the gradient of one of them."""
+    source, output = source_of((2, 2, 3, 3))
+    both = torch.cat([output + output.mean(1, keepdim=True), torch.rand(2, 2, 3, 3)], 1)
+    reaches = torch.tensor([0.0, 0.0, 1.0, 1.0]).view(1, 4, 1, 1)
+    both.register_hook(lambda grad: grad * reaches if grad[:, 2:].any() else grad)
+    feature = sight_of(nn.Identity(), both)
+    assert channels_by_gradients(feature, source, [1, 2, 3]) is None

@@ -21,6 +21,7 @@ from sj_shortcut.places.classes import main_output, why_no_classes, without_ones
 from sj_shortcut.places.example_pass import Pass, calibrate, run_pass, untouched
 from sj_shortcut.places.layout import Layout
 from sj_shortcut.places.point import NO_ONE_DEPTH
+from sj_shortcut.places.support import are_apart, both_ends
 from sj_shortcut.places.time_axis import TimeAxis
 from sj_shortcut.torch_model import ending_of, tensors_in
 
@@ -44,7 +45,9 @@ class Look:
         refusal: Why no head can be right for this output; empty if one can.
         mixed: Why samples depend on each other, where a spiking layer makes them.
         repeated: Why a module that ran several times has no one depth, by name.
-        unbatched: Whether a convolution took the input for a single sample.
+        unbatched: Whether a convolution took the input for a single sample, or no axis of the
+            output is left that could hold samples.
+        mixes: Whether the rows of the output all depend on each other.
         spiking: Whether any spiking layer ran.
     """
 
@@ -61,6 +64,7 @@ class Look:
     mixed: str = ""
     repeated: Mapping[str, str] = field(default_factory=dict)
     unbatched: bool = False
+    mixes: bool = False
     spiking: bool = True
     calls: Mapping[str, int] = field(default_factory=dict)
     kinds: Mapping[str, str] = field(default_factory=dict)
@@ -154,7 +158,7 @@ def steps_in_one_call(model: nn.Module, x: Any, neuron_types: tuple[type, ...] =
             seen = run_pass(model, args, {}, is_neuron)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError):
             return None
-        if any(_is_unbatched(s.module, s.shape) for s in seen.sights.values()):
+        if _is_unbatched(seen):
             return None
         times = read_times(seen, is_neuron)
         return _has_steps(seen, times)
@@ -194,18 +198,33 @@ def _summary(
         main=main,
         num_classes=without_ones(shape)[-1] if shape else None,
         ending="" if main is None else ending_of(outputs[main]),
-        refusal="" if shape is None else _refusal(shape, axes, _has_steps(seen, times)),
+        refusal="" if shape is None else _refusal(seen, on_way, shape, axes, times),
         mixed="" if shape is None or not axes.mixed else _mixed(seen, times, shape),
         repeated=_repeated(seen, layouts, times),
-        unbatched=any(_is_unbatched(s.module, s.shape) for s in seen.sights.values()),
+        unbatched=_has_no_samples(seen, outputs, main),
+        mixes=axes.mixed,
         spiking=bool(times),
         calls={name: sight.calls for name, sight in seen.sights.items()},
         kinds={name: sight.kind for name, sight in seen.sights.items()},
     )
 
 
-def _refusal(shape: tuple[int, ...], axes: OutputAxes, steps: bool) -> str:
-    return why_no_classes(shape, positions=axes.positions, scalars=axes.scalars, steps=steps)
+def _refusal(
+    seen: Pass,
+    on_way: Sequence[str],
+    shape: tuple[int, ...],
+    axes: OutputAxes,
+    times: Mapping[str, TimeAxis],
+) -> str:
+    last = seen.sights[on_way[-1]].module if on_way else None
+    # A convolution leaves an axis of size 1 behind the classes, a Linear one number a position.
+    values = isinstance(last, nn.Linear) and last.out_features == shape[-1] == 1 and len(shape) > 3
+    return why_no_classes(
+        shape,
+        positions=axes.positions or values,
+        scalars=axes.scalars,
+        steps=_has_steps(seen, times),
+    )
 
 
 def _mixed(seen: Pass, times: Mapping[str, TimeAxis], shape: tuple[int, ...]) -> str:
@@ -268,7 +287,21 @@ def _has_steps(seen: Pass, times: Mapping[str, TimeAxis]) -> bool:
     return any(t.axis is not None or seen.sights[n].calls > 1 for n, t in times.items())
 
 
-def _is_unbatched(module: nn.Module, shape: tuple[int, ...] | None) -> bool:
-    if not isinstance(module, nn.modules.conv._ConvNd) or shape is None:
+def _has_no_samples(seen: Pass, outputs: Sequence[Tensor], main: int | None) -> bool:
+    """Whether the output of a batch shows none, as where a model averages over what it was on."""
+    if _is_unbatched(seen):
+        return True
+    output = None if main is None else outputs[main]
+    if output is None or len(without_ones(tuple(output.shape))) != 1:
         return False
-    return len(shape) == 1 + len(module.kernel_size)
+    return len(output) > 1 and not are_apart(*both_ends(seen, output, 0))
+
+
+def _is_unbatched(seen: Pass) -> bool:
+    """Whether a convolution took the input for a single sample."""
+    return any(
+        isinstance(sight.module, nn.modules.conv._ConvNd)
+        and sight.shape is not None
+        and len(sight.shape) == 1 + len(sight.module.kernel_size)
+        for sight in seen.sights.values()
+    )

@@ -445,6 +445,22 @@ class Words(nn.Module):
         return self.fc(x.mean((0, 2)))
 
 
+class Tokens(nn.Module):
+    """Layers on tokens, and the average over time and tokens at the end."""
+
+    def __init__(self, width: int, time: int = 0) -> None:
+        super().__init__()
+        self.time = time
+        pairs = ((layer.Linear(i, width, step_mode="m"), lif()) for i in (6, width, width))
+        self.b = nn.Sequential(*(part for pair in pairs for part in pair))
+        for linear in self.b[::2]:  # so that all layers spike
+            nn.init.uniform_(linear.weight, -0.3, 0.5)
+        self.fc = nn.Linear(width, K)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.b(x.movedim(self.time, 0)).mean((0, 2)))
+
+
 class Views(Net):
     """Runs an image and its mirror image as one batch, and averages their logits."""
 
@@ -618,6 +634,13 @@ WRITTEN = {
         needs_example=True,
     ),
     "text": Written(Words, lambda: (torch.randint(0, 50, (N, 11)),), {"b.0.1": 16}, read=tokens),
+    # Of these widths made-up batches with one axis less go through as well, without their samples.
+    "tokens over time": Written(
+        lambda: Tokens(5), rand(T, N, 11, 6), {"b.3": 5}, read=tokens, batch=1
+    ),
+    "tokens over time, batch first": Written(
+        lambda: Tokens(8, time=1), rand(N, T, 11, 6), {"b.3": 8}, read=tokens
+    ),
     "two views in one batch": Written(
         lambda: Views(conv(3, 8), conv(8, 16, 2), conv(16, 32, 2)),
         EVENTS,

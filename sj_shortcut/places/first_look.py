@@ -90,5 +90,8 @@ def _on_made_up(model: nn.Module, names: Sequence[str], settings: dict[str, Any]
 
 def _as_made_up(look: Look, shape: tuple[int, ...]) -> Look:
     """Say of a refusal that the user's own batch may give another output."""
-    hint = f" This was seen on a made-up batch {list(shape)}: if yours is of another kind, pass "
-    return replace(look, refusal=f"{look.refusal}{hint}example_input=.")
+    hint = (
+        f"This was seen on a made-up batch {list(shape)}: if yours is of another kind, pass "
+        "example_input=."
+    )
+    return replace(look, refusal=f"{look.refusal} {hint}")

@@ -18,6 +18,11 @@ _STEP_MODE = (
     " If its first axis is time, no spiking layer ran it as such: functional.set_step_mode(model, "
     "'m')."
 )
+# Where it can be seen that the last axis is time there is no refusal.
+_TIME_LAST = (
+    " Its last axis is as long as the time steps: if it is time, and the classes come before it, "
+    "pass num_classes=."
+)
 
 
 def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -69,7 +74,12 @@ def _feeds(one: Tensor, other: Tensor) -> bool:
 
 
 def why_no_classes(
-    shape: tuple[int, ...], *, positions: bool, scalars: bool = False, steps: bool = True
+    shape: tuple[int, ...],
+    *,
+    positions: bool,
+    scalars: bool = False,
+    steps: bool = True,
+    as_steps: bool = False,
 ) -> str:
     """Why an output of this shape has no class logits; empty if it may have.
 
@@ -78,6 +88,7 @@ def why_no_classes(
         positions: Whether one of its axes runs over positions, neither batch nor time.
         scalars: Whether it holds one number a sample and time step.
         steps: Whether any spiking layer ran several time steps.
+        as_steps: Whether its last axis has an entry for each of them.
     """
     bare = without_ones(shape)
     if not bare:
@@ -98,7 +109,9 @@ def why_no_classes(
     if positions:
         return (
             f"the model's output {list(shape)} has one row a position or token, a per-position "
-            f"(dense) prediction, not one a sample. {_NEED}." + ("" if steps else _STEP_MODE)
+            f"(dense) prediction, not one a sample. {_NEED}."
+            + ("" if steps else _STEP_MODE)
+            + (_TIME_LAST if as_steps else "")
         )
     return ""
 

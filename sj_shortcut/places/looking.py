@@ -20,10 +20,11 @@ from sj_shortcut.places.axes import OutputAxes, find_layouts, reached, read_outp
 from sj_shortcut.places.classes import main_output, why_no_classes, without_ones
 from sj_shortcut.places.example_pass import Pass, calibrate, run_pass, untouched
 from sj_shortcut.places.layout import Layout
+from sj_shortcut.places.outputs import has_as_many_as_steps, read_outputs
 from sj_shortcut.places.point import NO_ONE_DEPTH
 from sj_shortcut.places.support import are_apart, both_ends
 from sj_shortcut.places.time_axis import TimeAxis
-from sj_shortcut.torch_model import ending_of, tensors_in
+from sj_shortcut.torch_model import ending_of
 
 __all__ = ["Look", "look_at", "steps_in_one_call"]
 
@@ -115,7 +116,7 @@ def look_at(
     with torch.inference_mode(False), untouched(model):
         seen = run_pass(model, args, kwargs, is_neuron, names)
         times = read_times(seen, is_neuron)
-        outputs = _outputs(seen, times)
+        outputs = read_outputs(seen, times, num_classes)
         several = outputs if len(outputs) > 1 else []
         layers = [reached(seen, output).intersection(seen.weights) for output in several]
         main = main_output(outputs, num_classes, layers)
@@ -126,7 +127,7 @@ def look_at(
             reset_states(model)
             calibrate(model, args, kwargs)
             seen = run_pass(model, args, kwargs, is_neuron, names)
-            outputs = _outputs(seen, times)
+            outputs = read_outputs(seen, times, num_classes)
             axes = read_output(seen, outputs[main], times)
         layouts = find_layouts(seen, axes, times, wanted)
         return _summary(seen, outputs, main, axes, layouts, times)
@@ -162,16 +163,6 @@ def steps_in_one_call(model: nn.Module, x: Any, neuron_types: tuple[type, ...] =
             return None
         times = read_times(seen, is_neuron)
         return _has_steps(seen, times)
-
-
-def _outputs(seen: Pass, times: Mapping[str, TimeAxis]) -> list[Tensor]:
-    """The tensors of the output; ``[N, K, T]``, where all layers have time last, as [N, T, K]."""
-    outputs = [t for t in tensors_in(seen.output) if t.is_floating_point()]
-    timed = [(t, len(seen.sights[n].shape or ())) for n, t in times.items() if t.axis is not None]
-    steps = {t.steps for t, ndim in timed}
-    if not timed or any(t.folded or t.axis < max(2, ndim - 1) for t, ndim in timed):  # type: ignore[operator]
-        return outputs
-    return [t.movedim(-1, 1) if t.ndim > 2 and t.shape[-1] in steps else t for t in outputs]
 
 
 def _summary(
@@ -218,12 +209,13 @@ def _refusal(
 ) -> str:
     last = seen.sights[on_way[-1]].module if on_way else None
     # A convolution leaves an axis of size 1 behind the classes, a Linear one number a position.
-    values = isinstance(last, nn.Linear) and last.out_features == shape[-1] == 1 and len(shape) > 3
+    values = len(shape) > 3 and isinstance(last, nn.Linear) and last.out_features == shape[-1] == 1
     return why_no_classes(
         shape,
         positions=axes.positions or values,
         scalars=axes.scalars,
         steps=_has_steps(seen, times),
+        as_steps=has_as_many_as_steps(shape[-1], seen, times) if shape else False,
     )
 
 

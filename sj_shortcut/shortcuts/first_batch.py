@@ -56,7 +56,7 @@ def look_if_needed(
                 kwargs,
                 forwards.names,
                 neuron_types=forwards.neuron_types,
-                num_classes=forwards.num_classes,
+                num_classes=forwards.num_classes or forwards.told_classes,
             )
     except Exception as error:  # the forward to come will say what is wrong with this input
         forwards.failed_look = f"{type(error).__name__}: {error}"

@@ -461,6 +461,13 @@ class Tokens(nn.Module):
         return self.fc(self.b(x.movedim(self.time, 0)).mean((0, 2)))
 
 
+class LogitsWithTimeLast(Net):
+    """Time first inside, and last in what it gives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).mean((3, 4))).permute(1, 2, 0)
+
+
 class Views(Net):
     """Runs an image and its mirror image as one batch, and averages their logits."""
 
@@ -640,6 +647,13 @@ WRITTEN = {
     ),
     "tokens over time, batch first": Written(
         lambda: Tokens(8, time=1), rand(N, T, 11, 6), {"b.3": 8}, read=tokens
+    ),
+    "logits with time last": Written(
+        lambda: LogitsWithTimeLast(conv(3, 8), conv(8, 16, 2), conv(16, 32, 2)),
+        EVENTS,
+        {"b.0.2": 8, "b.1.2": 16},
+        run=lambda model, x: model(x).mean(-1),
+        batch=1,
     ),
     "two views in one batch": Written(
         lambda: Views(conv(3, 8), conv(8, 16, 2), conv(16, 32, 2)),

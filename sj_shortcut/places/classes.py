@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sj_shortcut.neurons import is_spiking_neuron
 from sj_shortcut.places.example_pass import WEIGHT_LAYERS
 
-__all__ = ["main_output", "read_num_classes", "without_ones", "why_no_classes"]
+__all__ = ["class_logits", "main_output", "read_num_classes", "without_ones", "why_no_classes"]
 
 _NEED = "Shortcut heads need class logits [N, K], one row a sample: this output has none"
 _STEP_MODE = (
@@ -37,9 +37,10 @@ def main_output(
 ) -> int | None:
     """Which of a model's outputs the loss will be given, as far as can be seen.
 
-    The first that can be logits: ``[N, K]`` or with time, of the right width where K is known, and
+    Of those that can be logits, ``[N, K]`` or with time: of the right width where K is known, and
     else of more than one class, which a critic's value has not, and of no further use to other
-    such outputs, which the classifier's feature is.
+    such outputs, which the classifier's feature is. Of several as wide as the first of them, such
+    as a network's exits, the deepest, which comes after the most layers; the first where they tie.
 
     Args:
         outputs: The tensors of the output.
@@ -47,7 +48,7 @@ def main_output(
         layers: For each of them, the layers with weights that it depends on, where known.
     """
     bare = [without_ones(tuple(output.shape)) for output in outputs]
-    fits = [i for i, shape in enumerate(bare) if len(shape) in (2, 3)]
+    fits = [i for i, shape in enumerate(bare) if _fits(shape)]
     exact = [i for i in fits if bare[i][-1] == num_classes]
     # A value at every time step, [T, N, 1], is no [N, K] with an axis to spare.
     value = [output.ndim < 4 and output.shape[-1:] == (1,) for output in outputs]
@@ -62,7 +63,29 @@ def main_output(
         return less or _feeds(outputs[i], outputs[j])
 
     ends = [i for i in wide if not feeds_another(i)]
-    return next(iter(exact or ends or wide or fits), 0 if outputs else None)
+    found = exact or ends or wide or fits
+    if not found:
+        return 0 if outputs else None
+    alike = [i for i in found if bare[i][-1] == bare[found[0]][-1]]
+    return max(alike, key=lambda i: len(layers[i])) if layers else alike[0]
+
+
+def class_logits(outputs: Sequence[Tensor], main: int | None) -> list[int]:
+    """The outputs that have classes like the main one, which is among them, as exits have.
+
+    Args:
+        outputs: The tensors of the output.
+        main: What :func:`main_output` said of them.
+    """
+    if main is None:
+        return []
+    bare = [without_ones(tuple(output.shape)) for output in outputs]
+    width = bare[main][-1:]
+    return [i for i, shape in enumerate(bare) if i == main or _fits(shape) and shape[-1:] == width]
+
+
+def _fits(bare: tuple[int, ...]) -> bool:
+    return len(bare) in (2, 3)
 
 
 def _feeds(one: Tensor, other: Tensor) -> bool:

@@ -17,7 +17,7 @@ from torch.nn.parameter import UninitializedBuffer, is_lazy
 from sj_shortcut.neurons import is_spiking_neuron
 from sj_shortcut.neurons.memory import reset_states
 from sj_shortcut.places.axes import OutputAxes, find_layouts, reached, read_output, read_times
-from sj_shortcut.places.classes import main_output, why_no_classes, without_ones
+from sj_shortcut.places.classes import class_logits, main_output, why_no_classes, without_ones
 from sj_shortcut.places.example_pass import Pass, calibrate, run_pass, untouched
 from sj_shortcut.places.layout import Layout
 from sj_shortcut.places.outputs import has_as_many_as_steps, read_outputs
@@ -41,6 +41,7 @@ class Look:
         weights: The layers with weights on the way to the output; the last is the classifier.
         reach: For each tensor of the output, the modules that it depends on.
         main: Which tensor of the output looks like logits; ``None`` without any.
+        logits: All that do, of as many classes.
         num_classes: Its width K.
         ending: The operation that it comes from, as autograd calls it.
         refusal: Why no head can be right for this output; empty if one can.
@@ -59,6 +60,7 @@ class Look:
     weights: tuple[str, ...] = ()
     reach: Sequence[frozenset[str]] = ()
     main: int | None = None
+    logits: Sequence[int] = ()
     num_classes: int | None = None
     ending: str = ""
     refusal: str = ""
@@ -83,8 +85,12 @@ class Look:
         return sorted(self._turns[name] for name in self.weights)
 
     def leads_to_output(self, name: str) -> bool:
-        """Whether the output that looks like logits depends on a module."""
+        """Whether the output that looks like logits, the main one of several, depends on it."""
         return self.main is None or name in self.reach[self.main]
+
+    def leads_to_logits(self, name: str) -> bool:
+        """Whether any output that looks like logits depends on a module."""
+        return self.main is None or any(name in self.reach[i] for i in self.logits)
 
 
 def look_at(
@@ -117,8 +123,8 @@ def look_at(
         seen = run_pass(model, args, kwargs, is_neuron, names)
         times = read_times(seen, is_neuron)
         outputs = read_outputs(seen, times, num_classes)
-        several = outputs if len(outputs) > 1 else []
-        layers = [reached(seen, output).intersection(seen.weights) for output in several]
+        reach = _reach(seen, outputs)
+        layers = [names.intersection(seen.weights) for names in reach]
         main = main_output(outputs, num_classes, layers)
         axes = OutputAxes(None) if main is None else read_output(seen, outputs[main], times)
         wanted = [name for name in names if name in seen.sights and seen.sights[name].shape]
@@ -128,9 +134,16 @@ def look_at(
             calibrate(model, args, kwargs)
             seen = run_pass(model, args, kwargs, is_neuron, names)
             outputs = read_outputs(seen, times, num_classes)
+            reach = _reach(seen, outputs)
             axes = read_output(seen, outputs[main], times)
         layouts = find_layouts(seen, axes, times, wanted)
-        return _summary(seen, outputs, main, axes, layouts, times)
+        logits = class_logits(outputs, main)
+        ahead = set() if main is None else reach[main]
+        for i in logits:  # what leads to another exit alone shows its axes there
+            if beside := [n for n in wanted if n in reach[i] and n not in ahead]:
+                other = read_output(seen, outputs[i], times)
+                layouts |= find_layouts(seen, other, times, beside)
+        return _summary(seen, outputs, main, axes, layouts, times, reach, logits)
 
 
 def _copy_of_lazy(model: nn.Module) -> nn.Module:
@@ -165,6 +178,10 @@ def steps_in_one_call(model: nn.Module, x: Any, neuron_types: tuple[type, ...] =
         return _has_steps(seen, times)
 
 
+def _reach(seen: Pass, outputs: Sequence[Tensor]) -> list[frozenset[str]]:
+    return [frozenset(reached(seen, output)) for output in outputs]
+
+
 def _summary(
     seen: Pass,
     outputs: Sequence[Tensor],
@@ -172,8 +189,9 @@ def _summary(
     axes: OutputAxes,
     layouts: dict[str, Layout | None],
     times: Mapping[str, TimeAxis],
+    reach: Sequence[frozenset[str]],
+    logits: Sequence[int],
 ) -> Look:
-    reach = [frozenset(reached(seen, output)) for output in outputs]
     on_way = [name for name in seen.weights if main is None or name in reach[main]]
     counted = {name: i for i, name in enumerate(seen.weights)}
     turns = [counted[name] for name in on_way]  # in ascending order, as on_way is
@@ -187,6 +205,7 @@ def _summary(
         weights=tuple(on_way),
         reach=reach,
         main=main,
+        logits=logits,
         num_classes=without_ones(shape)[-1] if shape else None,
         ending="" if main is None else ending_of(outputs[main]),
         refusal="" if shape is None else _refusal(seen, on_way, shape, axes, times),

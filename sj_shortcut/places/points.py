@@ -13,7 +13,12 @@ from sj_shortcut.places.classes import read_num_classes
 from sj_shortcut.places.first_look import first_look
 from sj_shortcut.places.layout import Layout, check_layout, layout_for, parse_layout
 from sj_shortcut.places.looking import Look
-from sj_shortcut.places.point import CLASSIFIER_FEATURE, ShortcutPoint, ShortcutPoints
+from sj_shortcut.places.point import (
+    CLASSIFIER_FEATURE,
+    OTHER_LOGITS,
+    ShortcutPoint,
+    ShortcutPoints,
+)
 from sj_shortcut.places.read_modules import Place, read_modules
 from sj_shortcut.torch_model import require_module
 
@@ -103,7 +108,7 @@ class _Draft:
         resolution: Anything that changes when the resolution of its output does.
         weights_after: Layers with weights that run after it ended, where that was seen.
         absent: Whether its parts stand for it: it was not called, or gave no tensor.
-        aside: Whether the output does not depend on it.
+        aside: Whether the main output does not depend on it.
     """
 
     point: ShortcutPoint
@@ -161,8 +166,10 @@ def _draft(place: Place, look: Look | None, layout: LayoutArgument, made_up: boo
     if place.name in look.repeated:
         draft.absent = True
         _refuse(draft, look.repeated[place.name])
-    if draft.aside:
+    if not look.leads_to_logits(place.name):
         _refuse(draft, "the model's output does not depend on it: on a side branch")
+    elif draft.aside and draft.point.usable:
+        draft.point = replace(draft.point, reason=OTHER_LOGITS)
     return draft
 
 

@@ -126,7 +126,7 @@ def _layout(name: str, look: Look, forwards: Forwards) -> Layout | None:
         return None
     if name in look.repeated:
         raise RuntimeError(f"'{name}' was {look.repeated[name]}. Choose another point with at=.")
-    if not look.leads_to_output(name):
+    if not look.leads_to_logits(name):
         raise RuntimeError(
             f"the model's output does not depend on '{name}', which sits on a side branch: a "
             "shortcut head there would train nothing below the output. Choose points with at=, or "

@@ -468,6 +468,34 @@ class LogitsWithTimeLast(Net):
         return self.fc(self.features(x).mean((3, 4))).permute(1, 2, 0)
 
 
+class Exits(Net):
+    """Gives logits behind every block, shallow to deep."""
+
+    def __init__(self) -> None:
+        super().__init__(conv(3, 8), conv(8, 16, 2), conv(16, 16), conv(16, 32, 2))
+        self.exits = nn.ModuleList(nn.Linear(width, K) for width in (8, 16, 16, 32))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        logits = []
+        for block, leave in zip(self.b, self.exits, strict=True):
+            x = block(x)
+            logits.append(leave(x.mean((0, 3, 4))))
+        return logits
+
+
+class HelperBesideAndFirst(Net):
+    """Gives the logits of a helper on a branch of its own, and then its own."""
+
+    def __init__(self) -> None:
+        super().__init__(conv(3, 8), conv(8, 16, 2), conv(16, 16), conv(16, 32, 2))
+        self.helper, self.helps = conv(8, 12, 2), nn.Linear(12, K)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first = self.b[0](x)
+        helped = self.helps(self.helper(first).mean((0, 3, 4)))
+        return helped, self.fc(self.b[3](self.b[2](self.b[1](first))).mean((0, 3, 4)))
+
+
 class Views(Net):
     """Runs an image and its mirror image as one batch, and averages their logits."""
 
@@ -654,6 +682,16 @@ WRITTEN = {
         {"b.0.2": 8, "b.1.2": 16},
         run=lambda model, x: model(x).mean(-1),
         batch=1,
+    ),
+    "exits, shallow to deep": Written(
+        Exits,
+        EVENTS,
+        {"b.0.2": 8, "b.2.2": 16},
+        run=lambda model, x: model(x)[-1],
+        batch=1,
+    ),
+    "a helper beside, first": Written(
+        HelperBesideAndFirst, EVENTS, {"b.0.2": 8, "b.2.2": 16}, run=second, batch=1
     ),
     "two views in one batch": Written(
         lambda: Views(conv(3, 8), conv(8, 16, 2), conv(16, 32, 2)),

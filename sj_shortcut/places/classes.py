@@ -33,19 +33,24 @@ def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def main_output(
-    outputs: Sequence[Tensor], num_classes: int | None, layers: Sequence[AbstractSet[str]] = ()
+    outputs: Sequence[Tensor],
+    num_classes: int | None,
+    layers: Sequence[AbstractSet[str]] = (),
+    depths: Sequence[int] = (),
 ) -> int | None:
     """Which of a model's outputs the loss will be given, as far as can be seen.
 
     Of those that can be logits, ``[N, K]`` or with time: of the right width where K is known, and
     else of more than one class, which a critic's value has not, and of no further use to other
     such outputs, which the classifier's feature is. Of several as wide as the first of them, such
-    as a network's exits, the deepest, which comes after the most layers; the first where they tie.
+    as a network's exits, the deepest, and the first of those as deep. Depth counts spiking layers,
+    where heads sit: the classifier of a helper may have more layers than the network's own.
 
     Args:
         outputs: The tensors of the output.
         num_classes: Class count, where known.
         layers: For each of them, the layers with weights that it depends on, where known.
+        depths: For each of them, how many spiking layers it depends on, where known.
     """
     bare = [without_ones(tuple(output.shape)) for output in outputs]
     fits = [i for i, shape in enumerate(bare) if _fits(shape)]
@@ -67,7 +72,7 @@ def main_output(
     if not found:
         return 0 if outputs else None
     alike = [i for i in found if bare[i][-1] == bare[found[0]][-1]]
-    return max(alike, key=lambda i: len(layers[i])) if layers else alike[0]
+    return max(alike, key=lambda i: depths[i]) if depths else alike[0]
 
 
 def class_logits(outputs: Sequence[Tensor], main: int | None) -> list[int]:

@@ -125,7 +125,8 @@ def look_at(
         outputs = read_outputs(seen, times, num_classes)
         reach = _reach(seen, outputs)
         layers = [names.intersection(seen.weights) for names in reach]
-        main = main_output(outputs, num_classes, layers)
+        depths = [len(names & times.keys()) for names in reach]
+        main = main_output(outputs, num_classes, layers, depths)
         axes = OutputAxes(None) if main is None else read_output(seen, outputs[main], times)
         wanted = [name for name in names if name in seen.sights and seen.sights[name].shape]
         if main is not None and not all(any(axes.first.get(n, ())) for n in wanted):

@@ -496,6 +496,20 @@ class HelperBesideAndFirst(Net):
         return helped, self.fc(self.b[3](self.b[2](self.b[1](first))).mean((0, 3, 4)))
 
 
+class HelperAfterAndDeep(Net):
+    """Gives its own logits and those of a helper, which has more layers, but not of spikes."""
+
+    def __init__(self) -> None:
+        super().__init__(conv(3, 8), conv(8, 16, 2), conv(16, 32, 2))
+        self.helper = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU())
+        self.helps = nn.Linear(12, K)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.b[1](self.b[0](x))
+        helped = self.helps(self.helper(x.mean((0, 3, 4))))
+        return self.fc(self.b[2](x).mean((0, 3, 4))), helped
+
+
 class Views(Net):
     """Runs an image and its mirror image as one batch, and averages their logits."""
 
@@ -692,6 +706,13 @@ WRITTEN = {
     ),
     "a helper beside, first": Written(
         HelperBesideAndFirst, EVENTS, {"b.0.2": 8, "b.2.2": 16}, run=second, batch=1
+    ),
+    "a helper behind, of more layers": Written(
+        HelperAfterAndDeep,
+        EVENTS,
+        {"b.0.2": 8, "b.1.2": 16},
+        run=lambda model, x: model(x)[0],
+        batch=1,
     ),
     "two views in one batch": Written(
         lambda: Views(conv(3, 8), conv(8, 16, 2), conv(16, 32, 2)),

@@ -56,7 +56,8 @@ def test_of_several_exits_the_deepest_is_the_main_one(shapes, depths, main, clas
     outputs = [torch.zeros(shape) for shape in shapes]
     # Each exit has a layer of its own behind those of the backbone.
     layers = [{*range(depth), f"exit {i}"} for i, depth in enumerate(depths)]
-    assert main_output(outputs, classes, layers) == main
+    assert main_output(outputs, classes, layers, depths) == main
+    assert main_output(outputs, classes) == 0
 
 
 def test_class_logits_are_those_as_wide_as_the_main_ones():

@@ -11,12 +11,17 @@ from torch import Tensor, nn
 from sj_shortcut.neurons import is_spiking_neuron
 from sj_shortcut.places.example_pass import WEIGHT_LAYERS
 
-__all__ = ["main_output", "read_num_classes", "without_ones", "why_no_classes"]
+__all__ = ["class_logits", "main_output", "read_num_classes", "without_ones", "why_no_classes"]
 
 _NEED = "Shortcut heads need class logits [N, K], one row a sample: this output has none"
 _STEP_MODE = (
     " If its first axis is time, no spiking layer ran it as such: functional.set_step_mode(model, "
     "'m')."
+)
+# Where it can be seen that the last axis is time there is no refusal.
+_TIME_LAST = (
+    " Its last axis is as long as the time steps: if it is time, and the classes come before it, "
+    "pass num_classes=."
 )
 
 
@@ -28,21 +33,27 @@ def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def main_output(
-    outputs: Sequence[Tensor], num_classes: int | None, layers: Sequence[AbstractSet[str]] = ()
+    outputs: Sequence[Tensor],
+    num_classes: int | None,
+    layers: Sequence[AbstractSet[str]] = (),
+    depths: Sequence[int] = (),
 ) -> int | None:
     """Which of a model's outputs the loss will be given, as far as can be seen.
 
-    The first that can be logits: ``[N, K]`` or with time, of the right width where K is known, and
+    Of those that can be logits, ``[N, K]`` or with time: of the right width where K is known, and
     else of more than one class, which a critic's value has not, and of no further use to other
-    such outputs, which the classifier's feature is.
+    such outputs, which the classifier's feature is. Of several as wide as the first of them, such
+    as a network's exits, the deepest, and the first of those as deep. Depth counts spiking layers,
+    where heads sit: the classifier of a helper may have more layers than the network's own.
 
     Args:
         outputs: The tensors of the output.
         num_classes: Class count, where known.
         layers: For each of them, the layers with weights that it depends on, where known.
+        depths: For each of them, how many spiking layers it depends on, where known.
     """
     bare = [without_ones(tuple(output.shape)) for output in outputs]
-    fits = [i for i, shape in enumerate(bare) if len(shape) in (2, 3)]
+    fits = [i for i, shape in enumerate(bare) if _fits(shape)]
     exact = [i for i in fits if bare[i][-1] == num_classes]
     # A value at every time step, [T, N, 1], is no [N, K] with an axis to spare.
     value = [output.ndim < 4 and output.shape[-1:] == (1,) for output in outputs]
@@ -57,7 +68,29 @@ def main_output(
         return less or _feeds(outputs[i], outputs[j])
 
     ends = [i for i in wide if not feeds_another(i)]
-    return next(iter(exact or ends or wide or fits), 0 if outputs else None)
+    found = exact or ends or wide or fits
+    if not found:
+        return 0 if outputs else None
+    alike = [i for i in found if bare[i][-1] == bare[found[0]][-1]]
+    return max(alike, key=lambda i: depths[i]) if depths else alike[0]
+
+
+def class_logits(outputs: Sequence[Tensor], main: int | None) -> list[int]:
+    """The outputs that have classes like the main one, which is among them, as exits have.
+
+    Args:
+        outputs: The tensors of the output.
+        main: What :func:`main_output` said of them.
+    """
+    if main is None:
+        return []
+    bare = [without_ones(tuple(output.shape)) for output in outputs]
+    width = bare[main][-1:]
+    return [i for i, shape in enumerate(bare) if i == main or _fits(shape) and shape[-1:] == width]
+
+
+def _fits(bare: tuple[int, ...]) -> bool:
+    return len(bare) in (2, 3)
 
 
 def _feeds(one: Tensor, other: Tensor) -> bool:
@@ -69,7 +102,12 @@ def _feeds(one: Tensor, other: Tensor) -> bool:
 
 
 def why_no_classes(
-    shape: tuple[int, ...], *, positions: bool, scalars: bool = False, steps: bool = True
+    shape: tuple[int, ...],
+    *,
+    positions: bool,
+    scalars: bool = False,
+    steps: bool = True,
+    as_steps: bool = False,
 ) -> str:
     """Why an output of this shape has no class logits; empty if it may have.
 
@@ -78,6 +116,7 @@ def why_no_classes(
         positions: Whether one of its axes runs over positions, neither batch nor time.
         scalars: Whether it holds one number a sample and time step.
         steps: Whether any spiking layer ran several time steps.
+        as_steps: Whether its last axis has an entry for each of them.
     """
     bare = without_ones(shape)
     if not bare:
@@ -98,7 +137,9 @@ def why_no_classes(
     if positions:
         return (
             f"the model's output {list(shape)} has one row a position or token, a per-position "
-            f"(dense) prediction, not one a sample. {_NEED}." + ("" if steps else _STEP_MODE)
+            f"(dense) prediction, not one a sample. {_NEED}."
+            + ("" if steps else _STEP_MODE)
+            + (_TIME_LAST if as_steps else "")
         )
     return ""
 

@@ -17,12 +17,14 @@ from torch.nn.parameter import UninitializedBuffer, is_lazy
 from sj_shortcut.neurons import is_spiking_neuron
 from sj_shortcut.neurons.memory import reset_states
 from sj_shortcut.places.axes import OutputAxes, find_layouts, reached, read_output, read_times
-from sj_shortcut.places.classes import main_output, why_no_classes, without_ones
+from sj_shortcut.places.classes import class_logits, main_output, why_no_classes, without_ones
 from sj_shortcut.places.example_pass import Pass, calibrate, run_pass, untouched
 from sj_shortcut.places.layout import Layout
+from sj_shortcut.places.outputs import has_as_many_as_steps, read_outputs
 from sj_shortcut.places.point import NO_ONE_DEPTH
+from sj_shortcut.places.support import are_apart, both_ends
 from sj_shortcut.places.time_axis import TimeAxis
-from sj_shortcut.torch_model import ending_of, tensors_in
+from sj_shortcut.torch_model import ending_of
 
 __all__ = ["Look", "look_at", "steps_in_one_call"]
 
@@ -39,12 +41,15 @@ class Look:
         weights: The layers with weights on the way to the output; the last is the classifier.
         reach: For each tensor of the output, the modules that it depends on.
         main: Which tensor of the output looks like logits; ``None`` without any.
+        logits: All that do, of as many classes.
         num_classes: Its width K.
         ending: The operation that it comes from, as autograd calls it.
         refusal: Why no head can be right for this output; empty if one can.
         mixed: Why samples depend on each other, where a spiking layer makes them.
         repeated: Why a module that ran several times has no one depth, by name.
-        unbatched: Whether a convolution took the input for a single sample.
+        unbatched: Whether a convolution took the input for a single sample, or no axis of the
+            output is left that could hold samples.
+        mixes: Whether the rows of the output all depend on each other.
         spiking: Whether any spiking layer ran.
     """
 
@@ -55,12 +60,14 @@ class Look:
     weights: tuple[str, ...] = ()
     reach: Sequence[frozenset[str]] = ()
     main: int | None = None
+    logits: Sequence[int] = ()
     num_classes: int | None = None
     ending: str = ""
     refusal: str = ""
     mixed: str = ""
     repeated: Mapping[str, str] = field(default_factory=dict)
     unbatched: bool = False
+    mixes: bool = False
     spiking: bool = True
     calls: Mapping[str, int] = field(default_factory=dict)
     kinds: Mapping[str, str] = field(default_factory=dict)
@@ -78,8 +85,12 @@ class Look:
         return sorted(self._turns[name] for name in self.weights)
 
     def leads_to_output(self, name: str) -> bool:
-        """Whether the output that looks like logits depends on a module."""
+        """Whether the output that looks like logits, the main one of several, depends on it."""
         return self.main is None or name in self.reach[self.main]
+
+    def leads_to_logits(self, name: str) -> bool:
+        """Whether any output that looks like logits depends on a module."""
+        return self.main is None or any(name in self.reach[i] for i in self.logits)
 
 
 def look_at(
@@ -111,10 +122,11 @@ def look_at(
     with torch.inference_mode(False), untouched(model):
         seen = run_pass(model, args, kwargs, is_neuron, names)
         times = read_times(seen, is_neuron)
-        outputs = _outputs(seen, times)
-        several = outputs if len(outputs) > 1 else []
-        layers = [reached(seen, output).intersection(seen.weights) for output in several]
-        main = main_output(outputs, num_classes, layers)
+        outputs = read_outputs(seen, times, num_classes)
+        reach = _reach(seen, outputs)
+        layers = [names.intersection(seen.weights) for names in reach]
+        depths = [len(names & times.keys()) for names in reach]
+        main = main_output(outputs, num_classes, layers, depths)
         axes = OutputAxes(None) if main is None else read_output(seen, outputs[main], times)
         wanted = [name for name in names if name in seen.sights and seen.sights[name].shape]
         if main is not None and not all(any(axes.first.get(n, ())) for n in wanted):
@@ -122,10 +134,17 @@ def look_at(
             reset_states(model)
             calibrate(model, args, kwargs)
             seen = run_pass(model, args, kwargs, is_neuron, names)
-            outputs = _outputs(seen, times)
+            outputs = read_outputs(seen, times, num_classes)
+            reach = _reach(seen, outputs)
             axes = read_output(seen, outputs[main], times)
         layouts = find_layouts(seen, axes, times, wanted)
-        return _summary(seen, outputs, main, axes, layouts, times)
+        logits = class_logits(outputs, main)
+        ahead = set() if main is None else reach[main]
+        for i in logits:  # what leads to another exit alone shows its axes there
+            if beside := [n for n in wanted if n in reach[i] and n not in ahead]:
+                other = read_output(seen, outputs[i], times)
+                layouts |= find_layouts(seen, other, times, beside)
+        return _summary(seen, outputs, main, axes, layouts, times, reach, logits)
 
 
 def _copy_of_lazy(model: nn.Module) -> nn.Module:
@@ -154,20 +173,14 @@ def steps_in_one_call(model: nn.Module, x: Any, neuron_types: tuple[type, ...] =
             seen = run_pass(model, args, {}, is_neuron)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError):
             return None
-        if any(_is_unbatched(s.module, s.shape) for s in seen.sights.values()):
+        if _is_unbatched(seen):
             return None
         times = read_times(seen, is_neuron)
         return _has_steps(seen, times)
 
 
-def _outputs(seen: Pass, times: Mapping[str, TimeAxis]) -> list[Tensor]:
-    """The tensors of the output; ``[N, K, T]``, where all layers have time last, as [N, T, K]."""
-    outputs = [t for t in tensors_in(seen.output) if t.is_floating_point()]
-    timed = [(t, len(seen.sights[n].shape or ())) for n, t in times.items() if t.axis is not None]
-    steps = {t.steps for t, ndim in timed}
-    if not timed or any(t.folded or t.axis < max(2, ndim - 1) for t, ndim in timed):  # type: ignore[operator]
-        return outputs
-    return [t.movedim(-1, 1) if t.ndim > 2 and t.shape[-1] in steps else t for t in outputs]
+def _reach(seen: Pass, outputs: Sequence[Tensor]) -> list[frozenset[str]]:
+    return [frozenset(reached(seen, output)) for output in outputs]
 
 
 def _summary(
@@ -177,8 +190,9 @@ def _summary(
     axes: OutputAxes,
     layouts: dict[str, Layout | None],
     times: Mapping[str, TimeAxis],
+    reach: Sequence[frozenset[str]],
+    logits: Sequence[int],
 ) -> Look:
-    reach = [frozenset(reached(seen, output)) for output in outputs]
     on_way = [name for name in seen.weights if main is None or name in reach[main]]
     counted = {name: i for i, name in enumerate(seen.weights)}
     turns = [counted[name] for name in on_way]  # in ascending order, as on_way is
@@ -192,20 +206,37 @@ def _summary(
         weights=tuple(on_way),
         reach=reach,
         main=main,
+        logits=logits,
         num_classes=without_ones(shape)[-1] if shape else None,
         ending="" if main is None else ending_of(outputs[main]),
-        refusal="" if shape is None else _refusal(shape, axes, _has_steps(seen, times)),
+        refusal="" if shape is None else _refusal(seen, on_way, shape, axes, times),
         mixed="" if shape is None or not axes.mixed else _mixed(seen, times, shape),
         repeated=_repeated(seen, layouts, times),
-        unbatched=any(_is_unbatched(s.module, s.shape) for s in seen.sights.values()),
+        unbatched=_has_no_samples(seen, outputs, main),
+        mixes=axes.mixed,
         spiking=bool(times),
         calls={name: sight.calls for name, sight in seen.sights.items()},
         kinds={name: sight.kind for name, sight in seen.sights.items()},
     )
 
 
-def _refusal(shape: tuple[int, ...], axes: OutputAxes, steps: bool) -> str:
-    return why_no_classes(shape, positions=axes.positions, scalars=axes.scalars, steps=steps)
+def _refusal(
+    seen: Pass,
+    on_way: Sequence[str],
+    shape: tuple[int, ...],
+    axes: OutputAxes,
+    times: Mapping[str, TimeAxis],
+) -> str:
+    last = seen.sights[on_way[-1]].module if on_way else None
+    # A convolution leaves an axis of size 1 behind the classes, a Linear one number a position.
+    values = len(shape) > 3 and isinstance(last, nn.Linear) and last.out_features == shape[-1] == 1
+    return why_no_classes(
+        shape,
+        positions=axes.positions or values,
+        scalars=axes.scalars,
+        steps=_has_steps(seen, times),
+        as_steps=has_as_many_as_steps(shape[-1], seen, times) if shape else False,
+    )
 
 
 def _mixed(seen: Pass, times: Mapping[str, TimeAxis], shape: tuple[int, ...]) -> str:
@@ -268,7 +299,21 @@ def _has_steps(seen: Pass, times: Mapping[str, TimeAxis]) -> bool:
     return any(t.axis is not None or seen.sights[n].calls > 1 for n, t in times.items())
 
 
-def _is_unbatched(module: nn.Module, shape: tuple[int, ...] | None) -> bool:
-    if not isinstance(module, nn.modules.conv._ConvNd) or shape is None:
+def _has_no_samples(seen: Pass, outputs: Sequence[Tensor], main: int | None) -> bool:
+    """Whether the output of a batch shows none, as where a model averages over what it was on."""
+    if _is_unbatched(seen):
+        return True
+    output = None if main is None else outputs[main]
+    if output is None or len(without_ones(tuple(output.shape))) != 1:
         return False
-    return len(shape) == 1 + len(module.kernel_size)
+    return len(output) > 1 and not are_apart(*both_ends(seen, output, 0))
+
+
+def _is_unbatched(seen: Pass) -> bool:
+    """Whether a convolution took the input for a single sample."""
+    return any(
+        isinstance(sight.module, nn.modules.conv._ConvNd)
+        and sight.shape is not None
+        and len(sight.shape) == 1 + len(sight.module.kernel_size)
+        for sight in seen.sights.values()
+    )

@@ -54,7 +54,7 @@ def made_up_inputs(model: nn.Module) -> Iterator[Tensor]:
     others = [lead for steps in _OTHER_STEPS for lead in _leads(steps, n, timed) if len(lead) > 1]
     if isinstance(first, nn.Linear):
         tails: list[tuple[int, ...]] = [(first.in_features,)]
-        leads += [(n, _TOKENS)]
+        leads += [(n, _TOKENS), *((*lead, _TOKENS) for lead in leads if len(lead) == 2)]
     else:
         space = len(first.kernel_size)
         sides = _SIDES if space < 3 else _SIDES_3D

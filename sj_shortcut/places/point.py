@@ -10,9 +10,16 @@ import pandas as pd
 
 from sj_shortcut.places.layout import Layout
 
-__all__ = ["CLASSIFIER_FEATURE", "NO_ONE_DEPTH", "ShortcutPoint", "ShortcutPoints"]
+__all__ = [
+    "CLASSIFIER_FEATURE",
+    "NO_ONE_DEPTH",
+    "OTHER_LOGITS",
+    "ShortcutPoint",
+    "ShortcutPoints",
+]
 
 CLASSIFIER_FEATURE = "the classifier's own feature: left out unless named"
+OTHER_LOGITS = "on the way to other logits than the main ones: left out unless named"
 NO_ONE_DEPTH = "a module shared between depths has no one depth"
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,17 +10,19 @@ from torch import nn
 
 from sj_shortcut.places.at import choose_points
 from sj_shortcut.places.classes import read_num_classes
+from sj_shortcut.places.first_look import first_look
 from sj_shortcut.places.layout import Layout, check_layout, layout_for, parse_layout
-from sj_shortcut.places.looking import Look, look_at
-from sj_shortcut.places.made_up import made_up_inputs
-from sj_shortcut.places.point import CLASSIFIER_FEATURE, ShortcutPoint, ShortcutPoints
+from sj_shortcut.places.looking import Look
+from sj_shortcut.places.point import (
+    CLASSIFIER_FEATURE,
+    OTHER_LOGITS,
+    ShortcutPoint,
+    ShortcutPoints,
+)
 from sj_shortcut.places.read_modules import Place, read_modules
 from sj_shortcut.torch_model import require_module
 
 __all__ = ["LayoutArgument", "list_points", "shortcut_points"]
-
-# So many made-up batches may give no class logits before that is believed.
-_MOST_REFUSALS = 6
 
 LayoutArgument = str | Mapping[str, str] | None
 
@@ -85,7 +85,7 @@ def list_points(
     names = [place.name for place in places]
     look = None
     if places:
-        look = _first_look(model, example_input, names, neuron_types, num_classes)
+        look = first_look(model, example_input, names, neuron_types, num_classes)
     drafts = {place.name: _draft(place, look, layout, example_input is None) for place in places}
     order = names if look is None else _in_order(names, look)
     _settle_path(root, drafts, order, weights if look is None else look.weights)
@@ -108,7 +108,7 @@ class _Draft:
         resolution: Anything that changes when the resolution of its output does.
         weights_after: Layers with weights that run after it ended, where that was seen.
         absent: Whether its parts stand for it: it was not called, or gave no tensor.
-        aside: Whether the output does not depend on it.
+        aside: Whether the main output does not depend on it.
     """
 
     point: ShortcutPoint
@@ -118,54 +118,6 @@ class _Draft:
     weights_after: int = 0
     absent: bool = False
     aside: bool = False
-
-
-def _first_look(
-    model: nn.Module,
-    example_input: Any,
-    names: Sequence[str],
-    neuron_types: tuple[type, ...],
-    num_classes: int | None,
-) -> Look | None:
-    """A look on the example, or else on the first made-up batch that the model takes."""
-    settings: dict[str, Any] = {"neuron_types": neuron_types, "num_classes": num_classes}
-    if example_input is not None:
-        args = example_input if isinstance(example_input, tuple) else (example_input,)
-        try:
-            return look_at(model, args, {}, names, **settings)
-        except Exception as error:
-            raise ValueError(
-                f"example_input could not be run through {type(model).__name__}: "
-                f"{type(error).__name__}: {error}. Pass what the model's forward takes, "
-                "[T, N, ...] in step mode 'm', [N, ...] in step mode 's'."
-            ) from error
-    refused: list[Look] = []
-    unclear, side, largest = None, 0, math.inf
-    for x in made_up_inputs(model):
-        if x.shape[-1] > largest:
-            continue  # where this gave a map of classes, a smaller one may give one value a class
-        if unclear is not None and x.shape[-1] != side:
-            break
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of an input that is not the user's
-                look = look_at(model, (x,), {}, names, **settings)
-        except Exception:  # anything, as the input is a guess
-            continue
-        if look.unbatched or look.main is None:
-            continue
-        if look.refusal:
-            refused, largest = [*refused, look], x.shape[-1]
-            if len(refused) == _MOST_REFUSALS:
-                break
-        else:
-            if all(look.layouts.values()):
-                return look
-            # Time and batch may be the other way round; an input of another kind would tell.
-            unclear, side = unclear or look, x.shape[-1]
-    if refused and unclear is not None and unclear.num_classes == 1:
-        return refused[0]  # one number a sample is no row of logits, whichever way it is read
-    return unclear or next(iter(refused), None)
 
 
 def _in_order(names: Sequence[str], look: Look) -> list[str]:
@@ -214,8 +166,10 @@ def _draft(place: Place, look: Look | None, layout: LayoutArgument, made_up: boo
     if place.name in look.repeated:
         draft.absent = True
         _refuse(draft, look.repeated[place.name])
-    if draft.aside:
+    if not look.leads_to_logits(place.name):
         _refuse(draft, "the model's output does not depend on it: on a side branch")
+    elif draft.aside and draft.point.usable:
+        draft.point = replace(draft.point, reason=OTHER_LOGITS)
     return draft
 
 

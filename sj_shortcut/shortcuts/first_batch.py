@@ -56,7 +56,7 @@ def look_if_needed(
                 kwargs,
                 forwards.names,
                 neuron_types=forwards.neuron_types,
-                num_classes=forwards.num_classes,
+                num_classes=forwards.num_classes or forwards.told_classes,
             )
     except Exception as error:  # the forward to come will say what is wrong with this input
         forwards.failed_look = f"{type(error).__name__}: {error}"
@@ -126,7 +126,7 @@ def _layout(name: str, look: Look, forwards: Forwards) -> Layout | None:
         return None
     if name in look.repeated:
         raise RuntimeError(f"'{name}' was {look.repeated[name]}. Choose another point with at=.")
-    if not look.leads_to_output(name):
+    if not look.leads_to_logits(name):
         raise RuntimeError(
             f"the model's output does not depend on '{name}', which sits on a side branch: a "
             "shortcut head there would train nothing below the output. Choose points with at=, or "

@@ -128,6 +128,7 @@ class Forwards:
         layout: What the user says of them.
         neuron_types: Spiking neuron classes of the user's.
         num_classes: Class count where it was read, not told.
+        told_classes: Class count where it was told.
         reads: What heads see: the "spikes" of their points, or the "currents" into them.
         current_at: Which argument of a spiking layer is its current, where it takes several.
         ending: The operation that the model's output ends in, as seen when wrapping; empty if not.
@@ -170,6 +171,7 @@ class Forwards:
     layout: str | Mapping[str, str] | None = None
     neuron_types: tuple[type, ...] = ()
     num_classes: int | None = None
+    told_classes: int | None = None
     reads: str = "spikes"
     current_at: dict[str, int] = field(default_factory=dict)
     ending: str = ""

@@ -136,6 +136,7 @@ def wrap_with_shortcuts(
         layout=layout,
         neuron_types=neuron_types,
         num_classes=None if num_classes is not None else classes,
+        told_classes=num_classes,
         reads=reads,
         resets=any(has_memory(module) for module in model.modules()),
     )

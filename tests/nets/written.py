@@ -445,6 +445,71 @@ class Words(nn.Module):
         return self.fc(x.mean((0, 2)))
 
 
+class Tokens(nn.Module):
+    """Layers on tokens, and the average over time and tokens at the end."""
+
+    def __init__(self, width: int, time: int = 0) -> None:
+        super().__init__()
+        self.time = time
+        pairs = ((layer.Linear(i, width, step_mode="m"), lif()) for i in (6, width, width))
+        self.b = nn.Sequential(*(part for pair in pairs for part in pair))
+        for linear in self.b[::2]:  # so that all layers spike
+            nn.init.uniform_(linear.weight, -0.3, 0.5)
+        self.fc = nn.Linear(width, K)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.b(x.movedim(self.time, 0)).mean((0, 2)))
+
+
+class LogitsWithTimeLast(Net):
+    """Time first inside, and last in what it gives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).mean((3, 4))).permute(1, 2, 0)
+
+
+class Exits(Net):
+    """Gives logits behind every block, shallow to deep."""
+
+    def __init__(self) -> None:
+        super().__init__(conv(3, 8), conv(8, 16, 2), conv(16, 16), conv(16, 32, 2))
+        self.exits = nn.ModuleList(nn.Linear(width, K) for width in (8, 16, 16, 32))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        logits = []
+        for block, leave in zip(self.b, self.exits, strict=True):
+            x = block(x)
+            logits.append(leave(x.mean((0, 3, 4))))
+        return logits
+
+
+class HelperBesideAndFirst(Net):
+    """Gives the logits of a helper on a branch of its own, and then its own."""
+
+    def __init__(self) -> None:
+        super().__init__(conv(3, 8), conv(8, 16, 2), conv(16, 16), conv(16, 32, 2))
+        self.helper, self.helps = conv(8, 12, 2), nn.Linear(12, K)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first = self.b[0](x)
+        helped = self.helps(self.helper(first).mean((0, 3, 4)))
+        return helped, self.fc(self.b[3](self.b[2](self.b[1](first))).mean((0, 3, 4)))
+
+
+class HelperAfterAndDeep(Net):
+    """Gives its own logits and those of a helper, which has more layers, but not of spikes."""
+
+    def __init__(self) -> None:
+        super().__init__(conv(3, 8), conv(8, 16, 2), conv(16, 32, 2))
+        self.helper = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU())
+        self.helps = nn.Linear(12, K)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.b[1](self.b[0](x))
+        helped = self.helps(self.helper(x.mean((0, 3, 4))))
+        return self.fc(self.b[2](x).mean((0, 3, 4))), helped
+
+
 class Views(Net):
     """Runs an image and its mirror image as one batch, and averages their logits."""
 
@@ -618,6 +683,37 @@ WRITTEN = {
         needs_example=True,
     ),
     "text": Written(Words, lambda: (torch.randint(0, 50, (N, 11)),), {"b.0.1": 16}, read=tokens),
+    # Of these widths made-up batches with one axis less go through as well, without their samples.
+    "tokens over time": Written(
+        lambda: Tokens(5), rand(T, N, 11, 6), {"b.3": 5}, read=tokens, batch=1
+    ),
+    "tokens over time, batch first": Written(
+        lambda: Tokens(8, time=1), rand(N, T, 11, 6), {"b.3": 8}, read=tokens
+    ),
+    "logits with time last": Written(
+        lambda: LogitsWithTimeLast(conv(3, 8), conv(8, 16, 2), conv(16, 32, 2)),
+        EVENTS,
+        {"b.0.2": 8, "b.1.2": 16},
+        run=lambda model, x: model(x).mean(-1),
+        batch=1,
+    ),
+    "exits, shallow to deep": Written(
+        Exits,
+        EVENTS,
+        {"b.0.2": 8, "b.2.2": 16},
+        run=lambda model, x: model(x)[-1],
+        batch=1,
+    ),
+    "a helper beside, first": Written(
+        HelperBesideAndFirst, EVENTS, {"b.0.2": 8, "b.2.2": 16}, run=second, batch=1
+    ),
+    "a helper behind, of more layers": Written(
+        HelperAfterAndDeep,
+        EVENTS,
+        {"b.0.2": 8, "b.1.2": 16},
+        run=lambda model, x: model(x)[0],
+        batch=1,
+    ),
     "two views in one batch": Written(
         lambda: Views(conv(3, 8), conv(8, 16, 2), conv(16, 32, 2)),
         EVENTS,

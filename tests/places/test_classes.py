@@ -6,7 +6,7 @@ from spikingjelly.activation_based import functional, layer
 from torch import Tensor, nn
 
 from sj_shortcut import shortcut_points, wrap_with_shortcuts
-from sj_shortcut.places.classes import main_output, why_no_classes, without_ones
+from sj_shortcut.places.classes import class_logits, main_output, why_no_classes, without_ones
 from tests.nets.small import Net, images
 from tests.nets.zoo import lif
 
@@ -39,6 +39,33 @@ def test_an_output_of_all_layers_of_another_and_more_comes_after_it():
     assert main_output([features, logits], None, [{"f"}, {"f", "fc"}]) == 1
     assert main_output([features, logits], None, [{"f", "aux"}, {"f", "fc"}]) == 0
     assert main_output([logits, features], None, [{"f", "fc"}, {"f"}]) == 0
+
+
+@pytest.mark.parametrize("classes", [None, 10])
+@pytest.mark.parametrize(
+    ("shapes", "depths", "main"),
+    [
+        ([(5, 10), (5, 10), (5, 10)], [1, 2, 3], 2),  # exits, shallow to deep
+        ([(5, 10), (5, 10), (5, 10)], [3, 2, 1], 0),
+        ([(5, 10), (5, 10)], [2, 2], 0),
+        ([(4, 5, 10), (5, 10)], [1, 2], 1),
+        ([(5, 10), (5, 2)], [2, 3], 0),  # a deeper classifier of something else
+    ],
+)
+def test_of_several_exits_the_deepest_is_the_main_one(shapes, depths, main, classes):
+    outputs = [torch.zeros(shape) for shape in shapes]
+    # Each exit has a layer of its own behind those of the backbone.
+    layers = [{*range(depth), f"exit {i}"} for i, depth in enumerate(depths)]
+    assert main_output(outputs, classes, layers, depths) == main
+    assert main_output(outputs, classes) == 0
+
+
+def test_class_logits_are_those_as_wide_as_the_main_ones():
+    shapes = [(5, 10), (5, 10, 4, 4), (3, 5, 10), (5, 10, 1, 1), (5, 2), (5,)]
+    outputs = [torch.zeros(shape) for shape in shapes]
+    assert class_logits(outputs, 0) == [0, 2, 3]
+    assert class_logits(outputs, 4) == [4] and class_logits(outputs, None) == []
+    assert class_logits(outputs, 1) == [1]  # for the refusal to name
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sj_shortcut.places.looking import look_at, steps_in_one_call
 from tests.nets.small import CLASSES, N, Net, T, images
+from tests.nets.written import HelperBesideAndFirst, K
 from tests.nets.zoo import conv_net, lif
 
 NAMES = ["layer1.1", "layer2.1", "layer3.1"]
@@ -38,6 +39,15 @@ def test_what_the_logits_do_not_depend_on_is_known():
     assert look.leads_to_output("layer1.1") and not look.leads_to_output("layer2.1")
     assert "layer2.1" in look.reach[0] and "layer3.1" not in look.order
     assert look.weights == ("layer1.0", "fc")
+
+
+def test_of_several_logits_the_deepest_are_the_main_ones_and_all_are_known():
+    model, x = HelperBesideAndFirst(), torch.rand(3, 2, 3, 8, 8)
+    look = look_at(model, (x,), {}, ["b.2.2", "helper.2"])
+    assert (look.main, list(look.logits), look.num_classes) == (1, [0, 1], K)
+    assert look.leads_to_logits("helper.2") and not look.leads_to_output("helper.2")
+    assert look.leads_to_output("b.2.2")
+    assert {str(layout) for layout in look.layouts.values()} == {"TNCHW"}
 
 
 class Twice(Net):

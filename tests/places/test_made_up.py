@@ -24,6 +24,7 @@ def test_the_step_mode_tells_whether_time_is_likely():
 def test_the_first_layer_tells_channels_and_axes():
     assert {shape[-1] for shape in shapes(features())} == {12}
     assert {(5, 12), (5, 7, 12), (4, 5, 12)} <= set(shapes(features()))
+    assert {(4, 5, 7, 12), (5, 4, 7, 12)} <= set(shapes(features()))  # tokens
     line = nn.Sequential(layer.Conv1d(2, 4, 3), lif(), layer.Flatten(), nn.Linear(8, 2))
     assert all(shape[-2] == 2 for shape in shapes(line))
 

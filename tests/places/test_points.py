@@ -14,6 +14,7 @@ from sj_shortcut import (
     wrap_with_shortcuts,
 )
 from sj_shortcut.shortcuts.hooks import forwards_of
+from tests.nets.written import Exits, HelperBesideAndFirst, K
 from tests.nets.zoo import EVERY, ZOO, ann_layers, features, lif
 from tests.places.tools import OWN_FEATURE
 
@@ -493,3 +494,19 @@ def test_one_number_a_sample_is_refused_in_words_that_say_so_with_the_model_alon
     functional.set_step_mode(model, "m")
     with pytest.raises(ValueError, match="is a scalar a sample, as in regression"):
         wrap_with_shortcuts(model, layout=layout)
+
+
+@pytest.mark.parametrize("example", [None, torch.rand(3, 2, 3, 12, 12)])
+def test_exits_all_lie_on_the_way_to_the_last(example):
+    points = shortcut_points(Exits(), example)
+    assert path_of(points) == stages(("b.0.2", 8), ("b.1.2 b.2.2", 16), ("b.3.2", 32))
+    assert points.num_classes == K
+
+
+def test_what_leads_to_other_logits_alone_is_left_out_unless_named():
+    points = {point.name: point for point in shortcut_points(HelperBesideAndFirst())}
+    helper = points["helper.2"]
+    assert (helper.usable, helper.on_path, helper.channels) == (True, False, 12)
+    assert "other logits than the main ones: left out unless named" in helper.reason
+    model = wrap_with_shortcuts(HelperBesideAndFirst(), at="all")
+    assert list(shortcut_branches(model)) == ["b.0.2", "b.1.2", "b.2.2"]

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from spikingjelly.activation_based import functional
 from torch import nn
 
-from sj_shortcut import ShortcutLoss, wrap_with_shortcuts
+from sj_shortcut import ShortcutLoss, shortcut_branches, wrap_with_shortcuts
 from sj_shortcut.shortcuts.forwards import Forwards, Record
 from sj_shortcut.shortcuts.hooks import forwards_of
 from sj_shortcut.shortcuts.pairing import gathered, heads_behind, why_no_heads
 from tests.nets.small import CLASSES, N, Net, StatelessNet, T, images
+from tests.nets.written import Exits, HelperBesideAndFirst
 
 HEADS = ["layer1.1", "layer2.1"]
 K = 4
@@ -164,3 +165,30 @@ def test_per_step_the_output_must_have_all_steps():
     assert all(values.shape == (T, 2, CLASSES) for values in logits.values())
     with pytest.raises(ValueError, match=r"pass the output of all time steps, \[T, N, K\]"):
         found(torch.cat([output, output[:1]]), model)
+
+
+@pytest.mark.parametrize(
+    ("build", "at", "index", "aside"),
+    [
+        (Exits, "all", 3, ""),
+        (Exits, "all", 2, ""),  # which has all heads before it as well
+        (Exits, "all", 1, "b.2.2"),
+        (Exits, ["b.0.2"], 0, ""),
+        (HelperBesideAndFirst, "all", 1, ""),
+        (HelperBesideAndFirst, "all", 0, "b.1.2"),
+        (HelperBesideAndFirst, ["b.0.2", "helper.2"], 0, ""),
+        (HelperBesideAndFirst, ["b.0.2", "helper.2"], 1, "helper.2"),
+    ],
+)
+def test_heads_must_lie_on_the_way_to_the_exit_that_the_loss_is_given(build, at, index, aside):
+    torch.manual_seed(0)
+    model = wrap_with_shortcuts(build(), at)
+    criterion, y = ShortcutLoss(model, nn.CrossEntropyLoss()), torch.tensor([1, 3])
+    output = model(2 * torch.rand(3, 2, 3, 12, 12))[index]
+    if not aside:
+        criterion(output, y).backward()
+        heads = shortcut_branches(model).values()
+        assert all(bool(p.grad.any()) for branch in heads for p in branch.parameters())
+        return
+    with pytest.raises(RuntimeError, match=rf"\(number {index} .* does not depend on '{aside}'"):
+        criterion(output, y)

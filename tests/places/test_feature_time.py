@@ -55,8 +55,8 @@ class Tower(nn.Module):
 
 @given(
     st.permutations("TNLC"),
-    st.sampled_from([1, 2, 4]),
-    st.sampled_from([8, 16, 32]),
+    st.sampled_from([1, 2]),
+    st.sampled_from([8, 16]),
     st.sampled_from([4, 5, 8]),
     st.sampled_from(["m", "s"]),
 )
@@ -66,10 +66,8 @@ def test_time_is_seen_wherever_it_went_and_however_long(order, pool, steps, leng
     model = Tower("".join(order), pool, mode)
     points = shortcut_points(model, model.example(steps, length))
     layout = next(point.layout for point in points if point.name == "b.0")
-    assert layout is None or (layout.batch, layout.time, layout.channel) == tuple(
-        map(order.index, "NTC")
-    )
     assert layout is not None
+    assert (layout.batch, layout.time, layout.channel) == tuple(map(order.index, "NTC"))
 
 
 class Averaged(nn.Module):

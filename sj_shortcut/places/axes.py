@@ -18,8 +18,8 @@ from sj_shortcut.places.channel_axis import channel_axis
 from sj_shortcut.places.channels import ChannelFinder
 from sj_shortcut.places.classes import without_ones
 from sj_shortcut.places.example_pass import Pass, Sight
-from sj_shortcut.places.feature_time import UnclearTimeError, time_of_feature
-from sj_shortcut.places.layout import Layout
+from sj_shortcut.places.feature_time import time_of_feature
+from sj_shortcut.places.layout import Layout, UnclearAxisError
 from sj_shortcut.places.support import (
     Support,
     are_apart,
@@ -206,7 +206,7 @@ def find_layouts(
         near = next(reversed(inside or before), next(iter(timed), None))
         try:
             layouts[name] = _Feature(seen, sight, axes, times, near, channels).layout()
-        except UnclearTimeError:
+        except UnclearAxisError:
             layouts[name] = None
     return layouts
 

@@ -9,17 +9,14 @@ import torch
 from torch import Tensor
 
 from sj_shortcut.places.example_pass import Sight
+from sj_shortcut.places.layout import UnclearAxisError
 from sj_shortcut.places.support import sum_that_stays
 from sj_shortcut.places.time_axis import TimeAxis, indices
 
-__all__ = ["UnclearTimeError", "time_of_feature"]
+__all__ = ["time_of_feature"]
 
 # So many slices along an axis are followed: the two ends, and what lies evenly between them.
 _MOST_SLICES = 4
-
-
-class UnclearTimeError(Exception):
-    """A feature may have time, and nothing tells on which axis."""
 
 
 def time_of_feature(sight: Sight, near: Sight, time: TimeAxis, left: Sequence[int]) -> int | None:
@@ -36,7 +33,7 @@ def time_of_feature(sight: Sight, near: Sight, time: TimeAxis, left: Sequence[in
         left: The axes of the feature but the batch.
 
     Raises:
-        UnclearTimeError: If time may lie on several axes, or on one of which nothing is known.
+        UnclearAxisError: If time may lie on several axes, or on one of which nothing is known.
     """
     assert sight.shape is not None
     looped = _is_looped(sight, near, time)
@@ -58,7 +55,7 @@ def time_of_feature(sight: Sight, near: Sight, time: TimeAxis, left: Sequence[in
         return ones[0]  # all steps pooled into one
     # With an axis less it is gone, as after an average over time.
     if shown or (steps > 1 and (alike or (looped and among))):
-        raise UnclearTimeError
+        raise UnclearAxisError
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -42,12 +42,14 @@ def time_of_feature(sight: Sight, near: Sight, time: TimeAxis, left: Sequence[in
     alike = not looped and len(sight.shape) == len(near.shape or ())
     if alike and fits == [own]:
         return own
-    shown = [] if len(left) < 2 or steps < 2 else _shown(sight, near, time, left)
+    shown, ahead = _shown(sight, near, time, left) if len(left) > 1 and steps > 1 else ([], False)
     if len(shown) == 1:
         return shown[0]
     among = [axis for axis in fits if axis in shown] or fits
     if own in among:
         return own
+    if ahead and not shown:
+        return None  # as of an image that is only then given to each step
     if len(among) == 1 and (alike or looped):
         return among[0]
     ones = [axis for axis in left if sight.shape[axis] == 1]
@@ -64,18 +66,26 @@ def _is_looped(sight: Sight, near: Sight, time: TimeAxis) -> bool:
     return near.calls > sight.calls and time.axis is None
 
 
-def _shown(sight: Sight, near: Sight, time: TimeAxis, left: Sequence[int]) -> list[int]:
-    """The axes along which later slices need later steps."""
+def _shown(
+    sight: Sight, near: Sight, time: TimeAxis, left: Sequence[int]
+) -> tuple[list[int], bool]:
+    """The axes along which later slices need later steps; whether the layer runs after all that."""
     looped = _is_looped(sight, near, time)
     # Of a layer that took all steps several times, the last time in the module's first call.
     ran = near.calls // sight.calls if near.calls > sight.calls else 1
     if not sight.outputs or len(near.outputs) < ran:
-        return []
+        return [], False
     feature, steps = sight.outputs[0], near.outputs[:ran] if looped else [near.outputs[ran - 1]]
     reach = {axis: _latest_needed(feature, axis, steps, time.axis) for axis in left}
-    if not any(late for some in reach.values() for late in some):  # it runs later than the feature
+    ahead = not _arrives(reach)
+    if ahead:
         reach = _latest_reached(feature, left, steps, time.axis)
-    return [axis for axis, late in reach.items() if len(late) > 1 and _rises(late)]
+    rising = [axis for axis, late in reach.items() if len(late) > 1 and _rises(late)]
+    return rising, ahead and _arrives(reach)
+
+
+def _arrives(reach: Mapping[int, Sequence[int | None]]) -> bool:
+    return any(late is not None for some in reach.values() for late in some)
 
 
 def _rises(late: Sequence[int | None]) -> bool:

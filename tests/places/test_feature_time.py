@@ -150,3 +150,21 @@ def test_time_before_the_first_neuron_is_seen_by_what_that_needs():
     torch.manual_seed(0)
     _, layouts, _ = look(Before(), 2 * torch.rand(3, 6, 6, 3), ["stem"])
     assert str(layouts["stem"]) == "NTLC"
+
+
+class Image(nn.Module):
+    """A stem before the loop over time, which gives each step the same map, as long as steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.spike, self.last = nn.Conv1d(3, 6, 1), neuron_for("s"), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.last(torch.stack([self.spike(x) for _ in range(4)]).mean((0, 3)))
+
+
+def test_an_image_that_is_given_to_each_step_has_no_time():
+    torch.manual_seed(0)
+    _, layouts, _ = look(Image(), 2 * torch.rand(3, 3, 4), ["stem"])
+    assert str(layouts["stem"]) == "NCL"

@@ -18,7 +18,8 @@ from sj_shortcut.places.channel_axis import channel_axis
 from sj_shortcut.places.channels import ChannelFinder
 from sj_shortcut.places.classes import without_ones
 from sj_shortcut.places.example_pass import Pass, Sight
-from sj_shortcut.places.layout import Layout
+from sj_shortcut.places.feature_time import time_of_feature
+from sj_shortcut.places.layout import Layout, UnclearAxisError
 from sj_shortcut.places.support import (
     Support,
     are_apart,
@@ -203,7 +204,10 @@ def find_layouts(
         before = [n for n in timed if order[n] <= order[name]]
         # What is inside may have been left out, as may all before it.
         near = next(reversed(inside or before), next(iter(timed), None))
-        layouts[name] = _Feature(seen, sight, axes, times, near, channels).layout()
+        try:
+            layouts[name] = _Feature(seen, sight, axes, times, near, channels).layout()
+        except UnclearAxisError:
+            layouts[name] = None
     return layouts
 
 
@@ -283,25 +287,21 @@ class _Feature:
             return 0
         if near is None:
             return None
-        if near.calls > self.sight.calls:  # it runs one step after the other inside this module
-            steps = near.calls // self.sight.calls
-            return next((a for a, s in enumerate(self.shape) if s == steps and a != batch), None)
         if self.time.axis is None and near.calls == self.sight.calls:  # a single step, stacked
             for axis in (0, 1):
                 rest = self.shape[:axis] + self.shape[axis + 1 :]
                 if axis != batch and self.shape[axis] == 1 and rest == near.shape:
                     return axis
-        time = self.time
-        if time.axis is None:
+        time, left = self.time, [axis for axis in range(len(self.shape)) if axis != batch]
+        if time.axis is None and near.calls <= self.sight.calls:
             return self._single_step(batch)
-        fits = [a for a, size in enumerate(self.shape) if size == time.steps and a != batch]
-        if time.folded:  # what is around a layer that takes rows may have both axes
-            beside = batch - 1 if time.time_first else batch + 1
-            unfolded = len(self.shape) == len(near.shape or ()) + 1
-            return beside if beside in fits else fits[0] if len(fits) == 1 and unfolded else None
-        if time.axis in fits:
-            return time.axis
-        return fits[0] if len(fits) == 1 and len(self.shape) == len(near.shape or ()) else None
+        if not time.folded:
+            return time_of_feature(self.sight, near, time, left)
+        fits = [axis for axis in left if self.shape[axis] == time.steps]
+        # What is around a layer that takes rows may have both axes.
+        beside = batch - 1 if time.time_first else batch + 1
+        unfolded = len(self.shape) == len(near.shape or ()) + 1
+        return beside if beside in fits else fits[0] if len(fits) == 1 and unfolded else None
 
     def _single_step(self, batch: int) -> int | None:
         """The axis of a single time step, which a neuron that has no step mode does not show."""
@@ -322,6 +322,7 @@ class _Feature:
         plain = self.time.axis in (None, 0) and not self.time.folded
         time = self._time(-1) if plain else None  # on the first axis, or not at all
         batch = 0 if time is None else 1
+        plain = plain and not time
         if not plain or ndim < batch + 2 or (samples is not None and self.shape[batch] != samples):
             return None
         left = list(range(batch + 1, ndim))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from torch import nn
 
 from sj_shortcut.places.channel_axis import channel_axis, channels_by_gradients
 from sj_shortcut.places.example_pass import Pass, Sight
+from sj_shortcut.places.layout import UnclearAxisError
 
 __all__ = ["ChannelFinder"]
 
@@ -37,6 +39,10 @@ class ChannelFinder:
         Args:
             sight: The feature.
             left: The axes that are neither batch nor time.
+
+        Raises:
+            UnclearAxisError: If the layers before it tell different axes, as where positions are
+                mixed by weights as well.
         """
         if len(left) == 1:
             return left[0], True
@@ -51,7 +57,8 @@ class ChannelFinder:
             whole = len(source.shape) >= len(sight.shape) - 1 > 1
             # A size alike further away, where channels were elsewhere, is one by chance.
             if whole and alike == [usual] and fallback in (None, (usual, False)):
-                return usual, True
+                if not self._contradicted(sight, own_axis):
+                    return usual, True
             if whole and fallback is None and usual in alike:
                 fallback = usual, False  # where channels were mixed since, nothing else tells
             if whole and width == 1:  # what lies before a single channel went through it
@@ -61,6 +68,7 @@ class ChannelFinder:
                 continue
             seen, possible = told
             if seen is not None:
+                self._confirm(sight, left, source, seen)
                 return seen, True
             likely = [axis for axis in alike if axis in possible] or possible
             if guess is None and len(likely) == 1:
@@ -68,6 +76,37 @@ class ChannelFinder:
             elif guess is None and likely:
                 guess = usual, False
         return guess or fallback or (self._as_taken(sight, left), False)
+
+    def _contradicted(self, sight: Sight, own_axis: int) -> bool:
+        """Whether a layer before has its channels on another axis of such a feature."""
+        axes = {channel_axis(one) for one in self.sources(sight) if one.shape == sight.shape}
+        return not axes <= {own_axis}
+
+    def _confirm(self, sight: Sight, left: Sequence[int], source: Sight, seen: int) -> None:
+        """Where a layer before tells another axis, it is to be that of the layer which began."""
+        for other, _ in self._witnesses(sight):
+            if other is source or len(other.shape or ()) < len(sight.shape or ()) - 1:
+                continue
+            told = channels_by_gradients(sight, other, left)
+            if told is not None and told[0] not in (None, seen):
+                if self._as_begun(sight, left) != seen:
+                    raise UnclearAxisError
+                return
+
+    def _as_begun(self, sight: Sight, left: Sequence[int]) -> int | None:
+        """Where the first layer that gave as many numbers has its channels, by their count."""
+        assert sight.shape is not None
+        for name in self._seen.weights:
+            first = self._seen.sights[name]
+            own_axis = channel_axis(first)
+            if first.shape is None or own_axis is None:
+                continue
+            if first.shape == sight.shape:
+                return len(sight.shape) + own_axis
+            alike = [axis for axis in left if sight.shape[axis] == first.shape[own_axis]]
+            if math.prod(first.shape) == math.prod(sight.shape) and len(alike) == 1:
+                return alike[0]
+        return None
 
     def sources(self, sight: Sight) -> list[Sight]:
         """The layers with weights that ran before a module ended, the last one first."""

@@ -273,7 +273,9 @@ def _keep_alive(output: Tensor, args: Any) -> None:
     """Scale the gradient that comes to an output, and pass it on where a surrogate stops it."""
     came: list[Tensor] = []
 
-    def scale(grad: Tensor) -> Tensor:
+    def scale(grad: Tensor | None) -> Tensor | None:
+        if grad is None:  # of a step that the part looked at does not need
+            return None
         grad = torch.nan_to_num(grad, nan=1.0, posinf=1.0, neginf=-1.0)
         largest = grad.abs().amax() if grad.numel() else grad.new_ones(())
         grad = grad / torch.where(largest > 0, largest, 1)
@@ -284,8 +286,10 @@ def _keep_alive(output: Tensor, args: Any) -> None:
     x = args[0] if args else None
     if isinstance(x, Tensor) and x.requires_grad and x.shape == output.shape:
 
-        def straight(grad: Tensor) -> Tensor:
-            return grad if not came or bool(grad.any()) else came[0].to(grad.dtype)
+        def straight(grad: Tensor | None) -> Tensor | None:
+            if grad is None or not came or bool(grad.any()):
+                return grad
+            return came[0].to(grad.dtype)
 
         x.register_hook(straight)
 

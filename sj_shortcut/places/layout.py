@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["Layout", "check_layout", "layout_for", "parse_layout"]
+__all__ = ["Layout", "UnclearAxisError", "check_layout", "layout_for", "parse_layout"]
 
 _GRAMMAR = re.compile(
     r"(\((?P<first>T|N|\d+) ?(?P<second>N|T|\d+)\))?(?P<axes>[A-Z]*)(?P<rest>\.\.\.)?"
@@ -20,6 +20,10 @@ _HELP = (
     'channels, other letters or a final "..." for positions: "TNC...", "NTC...", "NC...", "TNLC"; '
     '"(TN)C..." where time is folded into the batch, "(4N)C..." where it is 4 steps'
 )
+
+
+class UnclearAxisError(Exception):
+    """Which axis of a feature is which does not show."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from sj_shortcut import (
     wrap_with_shortcuts,
 )
 from sj_shortcut.torch_model import first_tensor, map_tensors
-from tests.nets.written import REFUSED, TOLD, WRITTEN, OwnBatchFirst, Written
+from tests.nets.written import REFUSED, TOLD, WRITTEN, Mixer, OwnBatchFirst, Written
 
 HEAD = partial(ShortcutHead, grid=2)
 WAYS = [(name, way) for name in WRITTEN for way in ("alone", "example")]
@@ -185,3 +185,18 @@ def test_rows_for_time_steps_work_by_the_layout_that_the_error_names() -> None:
     criterion = ShortcutLoss(model, nn.CrossEntropyLoss())
     criterion(model(*x).mean(0), torch.tensor([1, 3])).backward()
     assert all(b.head.linear.weight.grad.any() for b in shortcut_branches(model).values())
+
+
+def test_where_tokens_are_mixed_last_axes_are_asked_for_and_then_right() -> None:
+    torch.manual_seed(0)
+    x, target = 2 * torch.rand(3, 2, 7, 6), torch.tensor([1, 3])
+    with pytest.raises(ValueError, match=r"which axis of its output 3x2x7x8 .* pass layout="):
+        wrap_with_shortcuts(Mixer(7, 8), ["b.0"], example_input=x)
+    with pytest.raises(
+        ValueError, match=r"which axis of the output of 'b.0' .* say it with layout="
+    ):
+        wrap_with_shortcuts(Mixer(7, 8), ["b.0"])(x)
+    model = wrap_with_shortcuts(Mixer(7, 8), ["b.0"], layout="TNLC", example_input=x)
+    ShortcutLoss(model, nn.CrossEntropyLoss())(model(x), target).backward()
+    head = shortcut_branches(model)["b.0"].head
+    assert head.linear.in_features == 8 and head.linear.weight.grad.any()

@@ -576,7 +576,72 @@ def second(model: nn.Module, x: Tensor) -> Tensor:
     return out[1] if isinstance(out, tuple) else out
 
 
+class Halved(nn.Module):
+    """A convolution whose spikes are averaged over every two time steps."""
+
+    def __init__(self, wide: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.f = conv(wide, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(x).unflatten(0, (-1, 2)).mean(1)
+
+
+class Joints(nn.Module):
+    """A graph convolution over the joints of a skeleton, ``[N, C, T, V]``."""
+
+    def __init__(self, wide: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.mix, self.norm = nn.Conv2d(wide, width, 1), nn.BatchNorm2d(width)
+        self.spike = lif()
+        self.register_buffer("graph", torch.eye(7) + torch.eye(7).roll(1, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.mix(x @ self.graph))
+        return self.spike(x.permute(2, 0, 1, 3)).permute(1, 2, 0, 3)
+
+
+class Skeleton(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).mean((2, 3)))
+
+
+class ThenTokens(nn.Module):
+    """Mixes channels, and then tokens."""
+
+    def __init__(self, tokens: int, width: int) -> None:
+        super().__init__()
+        self.channels, self.tokens = nn.Linear(width, width), nn.Linear(tokens, tokens)
+        self.spikes = nn.ModuleList([lif(), lif()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.spikes[0](self.channels(x))
+        return x + self.spikes[1](self.tokens(x.mT)).mT
+
+
+class Mixer(nn.Module):
+    """Tokens of a width, which blocks mix and mix again."""
+
+    def __init__(self, tokens: int, width: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(6, width)
+        self.b = nn.Sequential(*(ThenTokens(tokens, width) for _ in range(3)))
+        self.fc = nn.Linear(width, K)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.b(self.embed(x)).mean((0, 2)))
+
+
 WRITTEN = {
+    "time pooled in blocks": Written(
+        lambda: blocks(Halved), rand(16, N, 3, 12, 12), {"b.0": 8, "b.2": 16}, batch=1
+    ),
+    "as many joints as time steps": Written(
+        lambda: Skeleton(Joints(3, 8, 1), Joints(8, 16, 1), Joints(16, 32, 1)),
+        rand(N, 3, 7, 7),
+        {"b.0": 8, "b.1": 16},
+        read=lambda feature: feature.mean(2),
+    ),
     "state by hand": Written(StateByHand, IMAGE, {"l1": 8}, read=one_step, neurons=(OwnByHand,)),
     "memory with a reset of its own": Written(
         remembering,

@@ -1,5 +1,6 @@
 """The channel axis, told by layers and norms before a feature."""
 
+import pytest
 import torch
 from spikingjelly.activation_based import layer, neuron
 from torch import Tensor, nn
@@ -119,3 +120,36 @@ def test_a_size_alike_in_an_earlier_layer_does_not_tell_channels() -> None:
     points = shortcut_points(NormOverAll(), torch.rand(3, 2, 4, 6))
     body = next(point for point in points if point.name == "body")
     assert (body.channels, body.layout.channel) == (2, 1)
+
+
+class Mixer(nn.Module):
+    """Channels and tokens mixed by a layer each, in this order; the tokens by either kind."""
+
+    def __init__(self, order: str, kind: type, tokens: int, width: int) -> None:
+        super().__init__()
+        self.order, self.embed = order, nn.Linear(6, width)
+        self.channels, self.tokens = nn.Linear(width, width), nn.Linear(tokens, tokens)
+        if kind is nn.Conv1d:
+            self.tokens = nn.Conv1d(tokens, tokens, 1)
+        self.spikes = nn.ModuleList([lif(), lif()])
+        self.block, self.last = nn.Identity(), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for what in self.order:
+            if what == "C":
+                x = x + self.spikes[0](self.channels(x))
+            elif isinstance(self.tokens, nn.Conv1d):
+                x = x + self.spikes[1](self.tokens(x))
+            else:
+                x = x + self.spikes[1](self.tokens(x.mT)).mT
+        return self.last(self.block(x).mean(1))
+
+
+@pytest.mark.parametrize("width", [5, 7])
+@pytest.mark.parametrize("kind", [nn.Linear, nn.Conv1d])
+@pytest.mark.parametrize(("order", "due"), [("LC", "NLC"), ("CL", "None")])
+def test_tokens_mixed_by_weights_are_not_taken_for_channels(order, due, kind, width):
+    torch.manual_seed(0)
+    _, layouts, _ = look(Mixer(order, kind, 7, width), 2 * torch.rand(4, 7, 6), ["block"])
+    assert str(layouts["block"]) == due

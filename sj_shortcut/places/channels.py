@@ -47,7 +47,7 @@ class ChannelFinder:
         if len(left) == 1:
             return left[0], True
         assert sight.shape is not None
-        guess = fallback = None
+        guess = fallback = nearest = None
         for source, own_axis in self._witnesses(sight):
             assert source.shape is not None
             usual = left[-1] if own_axis == -1 else left[0]
@@ -55,11 +55,13 @@ class ChannelFinder:
             alike = [axis for axis in left if sight.shape[axis] == width]
             # A layer over pooled features, as in attention, has fewer axes and tells less.
             whole = len(source.shape) >= len(sight.shape) - 1 > 1
+            nearest = usual if whole and nearest is None else nearest
             # A size alike further away, where channels were elsewhere, is one by chance.
-            if whole and alike == [usual] and fallback in (None, (usual, False)):
+            near = usual == nearest
+            if near and whole and alike == [usual] and fallback in (None, (usual, False)):
                 if not self._contradicted(sight, own_axis):
                     return usual, True
-            if whole and fallback is None and usual in alike:
+            if near and whole and fallback is None and usual in alike:
                 fallback = usual, False  # where channels were mixed since, nothing else tells
             if whole and width == 1:  # what lies before a single channel went through it
                 return guess or (usual, False)

@@ -104,7 +104,7 @@ def _come_last(model: nn.Module, forwards: Forwards) -> None:
     for module in model.modules():
         hooks = module._forward_hooks
         for key in [key for key, hook in hooks.items() if is_ours(hook, after_point)]:
-            hooks.move_to_end(key)
+            hooks[key] = hooks.pop(key)
 
 
 def after_point(

@@ -558,8 +558,6 @@ def seen_points(plan: Plan, model: nn.Module) -> dict[str, ShortcutPoint]:
     asked = {name: axes for name, point in seen.items() if point.reason.endswith(ASKED)}
     if not asked:
         return seen
-    sizes = (plan.T, plan.N, *plan.shape)
-    assert len(set(sizes)) < len(sizes)
     event("axes asked for")
     points = shortcut_points(model, example, neuron_types=OWN_CLASSES, layout=asked)
     return {point.name: point for point in points}

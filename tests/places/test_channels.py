@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from spikingjelly.activation_based import layer, neuron
+from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 
 from sj_shortcut import shortcut_points
@@ -153,3 +153,27 @@ def test_tokens_mixed_by_weights_are_not_taken_for_channels(order, due, kind, wi
     torch.manual_seed(0)
     _, layouts, _ = look(Mixer(order, kind, 7, width), 2 * torch.rand(4, 7, 6), ["block"])
     assert str(layouts["block"]) == due
+
+
+class BehindTokens(nn.Module):
+    """Channels beside each other behind a norm of channels and space; tokens before were as wide
+    as the map is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Sequential(nn.Linear(3, 3), neuron.LIFNode(v_threshold=0.1))
+        self.conv, self.norm = layer.Conv2d(3, 3, 1), nn.LayerNorm((3, 5, 3))
+        self.spike = neuron.LIFNode(v_threshold=0.1)
+        self.classifier = nn.Linear(90, 4)
+        functional.set_step_mode(self, "m")
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.tokens(x.flatten(3).transpose(2, 3)).transpose(2, 3).reshape(x.shape)
+        both = torch.cat([tokens, self.norm(self.conv(tokens))], 2)
+        return self.classifier(self.spike(both).flatten(2)).mean(0)
+
+
+def test_a_layer_further_away_whose_channels_lie_elsewhere_does_not_tell_by_size():
+    torch.manual_seed(0)
+    points = shortcut_points(BehindTokens(), 3 * torch.rand(2, 4, 3, 5, 3))
+    assert {point.name: point.channels for point in points}["spike"] == 6

@@ -59,6 +59,7 @@ def build(net: str, depth: int, shape: str, in_channels: int, scale: float = 1.0
             with basic blocks whose sums go through neurons; ``"sew"``: with those of SEW-ResNet,
             which add spikes; ``"bare"``: plain without batch norm, with weights drawn so that
             layers fire all the same. Residual networks have ``depth`` - 2 convolutions in blocks.
+            ``"stages4"``: the ResNet-18 or -34 of the paper's kind, of four stages.
         depth: Layers with weights: one less convolutions, and the classifier; in plain networks
             ``depth`` convolutions, as in ``examples/quickstart.py``.
         shape: Surrogate function, one of ``SHAPES``.
@@ -66,6 +67,10 @@ def build(net: str, depth: int, shape: str, in_channels: int, scale: float = 1.0
         scale: Of the widths.
     """
     widths = [round(width * scale) for width in WIDTHS]
+    if net == "stages4":
+        from analysis.paper.nets import SpikingResNet  # which is made of what is below
+
+        return SpikingResNet("resnet", depth, widths[0], surrogate=shape)
     if net in ("plain", "bare"):
         body = plain(depth, widths, shape, in_channels, net == "plain")
     else:

@@ -42,7 +42,7 @@ MAIN = (
     ("spikes", 2, 1.0),
     ("spikes", 4, 1.0),
 )
-# Where vanilla trains well, other data, more layers, and no batch norm.
+# Where vanilla trains well, other data, more layers, no batch norm, and the paper's kind.
 ELSEWHERE = (
     *EASY[:2],
     EASY[4],
@@ -50,6 +50,8 @@ ELSEWHERE = (
     *(each for each in MORE if each.data == "fashion"),
     setting("digits", "bare", 6, "atan"),
     setting("digits", "bare", 12, "atan"),
+    setting("cifar10", "stages4", 18, "atan"),
+    setting("cifar10", "stages4", 34, "atan"),
 )
 
 

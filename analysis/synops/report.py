@@ -32,7 +32,8 @@ def setting(row: Any) -> str:
     """Short name of data and network."""
     names = {"nmnist": "N-MNIST", "cifar10": "CIFAR-10", "fashion": "Fashion-MNIST"}
     data = names.get(row["data"], row["data"])
-    net = "plain without norm" if row["net"] == "bare" else row["net"]
+    nets = {"bare": "plain without norm", "stages4": "ResNet of four stages"}
+    net = nets.get(row["net"], row["net"])
     surrogate = " (rectangle)" if row["surrogate"] == "rect" else ""
     return f"{data}, {net} {row['depth']}{surrogate}"
 
@@ -131,7 +132,8 @@ def write_page(runs: pd.DataFrame, figures: Mapping[str, str], planned: int) -> 
         "draws.\n\n" + (left if len(runs) < planned else ""),
         *(f"![{name}]({name})\n\n*{text}*\n\n" for name, text in figures.items()),
         "Test accuracy and synaptic operations (SynOps) a sample, against vanilla at the best of "
-        "its learning rates by validation;\nmeans over seeds, points with Welch's 95 % interval. "
+        "its learning rates by validation\n(at 0.1 where the ablation has no such network); means "
+        "over seeds, points with Welch's 95 % interval. "
         "SynOps are counted in eval mode, without heads, on 500 test\nsamples. A price leaves each "
         "layer the firing rate that it had untrained free (times the factor, where one is given).\n"
         "Heads on currents read what goes into the last spiking layer of their point, before its "

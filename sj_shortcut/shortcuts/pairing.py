@@ -196,7 +196,7 @@ def _why_no_record(root: nn.Module, forwards: Forwards) -> str:
     if forwards.trains and forwards.last is not None and not forwards.last.learns():
         return (
             "the shortcut heads and all layers below them are frozen, so there is nothing that "
-            "they could train: let them train, for p in shortcut_parameters(model): "
+            "they could train: let layers there train, and the heads with them, "
             "p.requires_grad_(True), or call remove_shortcuts(model) and take the plain criterion."
         )
     if forwards.ran and not forwards.graded:

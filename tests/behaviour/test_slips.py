@@ -521,8 +521,12 @@ def test_heads_frozen_with_all_below_them_are_told():
     output = model(images()).mean(0)
     with pytest.raises(RuntimeError, match="heads and all layers below them are frozen"):
         loss_of(model)(output, Y)
-    for parameter in shortcut_parameters(model):  # as the message says
+    for parameter in shortcut_parameters(model):
         parameter.requires_grad_(True)
+    functional.reset_net(model)
+    with pytest.warns(ShortcutWarning, match="no layer below the shortcut head"):
+        loss_of(model)(model(images()).mean(0), Y).backward()
+    model.requires_grad_(True)  # as the message says
     functional.reset_net(model)
     loss_of(model)(model(images()).mean(0), Y).backward()
 

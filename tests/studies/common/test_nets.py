@@ -8,13 +8,15 @@ from analysis.common.nets import SHAPES, build
 
 
 @pytest.mark.parametrize(("net", "depth", "weights"), [
-    ("plain", 6, 7), ("plain", 96, 97), ("resnet", 20, 22), ("sew", 20, 22),
+    ("plain", 6, 7), ("plain", 96, 97), ("resnet", 20, 22), ("sew", 20, 22), ("bare", 6, 7),
+    ("stages4", 18, 21),
 ])  # fmt: skip
 def test_networks_are_as_deep_as_they_say(net, depth, weights) -> None:
-    model = build(net, depth, "rect", in_channels=2, scale=0.5)
+    channels = 3 if net == "stages4" else 2
+    model = build(net, depth, "rect", channels, scale=0.5)
     found = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert len(found) == weights
-    assert model(torch.rand(2, 3, 2, 8, 8)).shape == (2, 3, 10)
+    assert model(torch.rand(2, 3, channels, 8, 8)).shape == (2, 3, 10)
 
 
 def test_rectangle_is_one_around_the_threshold() -> None:

@@ -61,9 +61,9 @@ class Tables:
                     continue
                 parts = [part for part in (self.tables[name], rows[name]) if len(part)]
                 table = pd.concat(parts).sort_values(self.keys, kind="stable")
-                self.tables[name] = table
                 path = self.folder / f"{name}.csv"
                 write(path, table.to_csv(index=False, float_format="%.4g", lineterminator="\n"))
+            self._load()  # as it was written, rounded
 
     def _load(self) -> None:
         """Read what is on the disk, but for rows of runs that are not all there."""

@@ -30,11 +30,12 @@ COUNT := sed -n 's/.*<testsuite [^>]*errors=$(N) failures=$(N) skipped=$(N) test
     \4 tests: \2 failed, \1 errors, \3 skipped/p'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-new test-old docs gpu lint clean
+.PHONY: help demo test test-new test-old test-slow docs gpu lint clean
 
 help:
 	@echo 'make demo   train a small network with and without shortcuts (examples/quickstart.py)'
 	@echo 'make test   lint, then run the tests on both generations of SpikingJelly'
+	@echo 'make test-slow  a dozen tests more, of a quarter of a minute and longer'
 	@echo 'make docs   the documentation site, into build/site'
 	@echo 'make gpu    on a machine with a GPU: check and measure what a CPU cannot show'
 	@echo 'make lint   ruff and mypy only'
@@ -56,10 +57,14 @@ test:
 	exit $$status
 
 test-new: $(VENV)/.test-ready
-	$(PYTEST) --junit-xml=$(VENV)/new.xml
+	$(PYTEST) -m 'not slow' --junit-xml=$(VENV)/new.xml
 
 test-old: $(VENV)/.test-ready $(OLD)/.ready
-	PYTHONPATH='$(abspath $(OLD))' $(PYTEST) --junit-xml=$(VENV)/old.xml
+	PYTHONPATH='$(abspath $(OLD))' $(PYTEST) -m 'not slow' --junit-xml=$(VENV)/old.xml
+
+# Studies that are killed and go on, several processes that are stopped: a few minutes.
+test-slow: $(VENV)/.test-ready
+	$(PYTEST) -m slow
 
 # Strict: whatever Sphinx warns of is an error, links to pages and headings included. Nothing is
 # fetched from the internet, neither now nor by the pages.

@@ -46,7 +46,7 @@ IN_ONE_MODE = ("test_zoo.py", "test_compiled.py")
 NEW = version("spikingjelly").startswith("2")
 
 # Fewer where they are drawn a second time.
-examples = 30 if NEW else 12
+examples = 20 if NEW else 10
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, max_examples=examples)
 hypothesis.settings.register_profile("deep", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

@@ -568,7 +568,7 @@ def interrupted(action: Callable[[], object], line: int) -> bool:
 
 def lines() -> Iterator[int]:
     """All of them, or a part that is another one in each test."""
-    return iter(range(1, 100_000, 1 if DEEP else 47))
+    return iter(range(1, 100_000, 1 if DEEP else 67))
 
 
 def state_of(model: nn.Module) -> tuple[bytes, ...]:

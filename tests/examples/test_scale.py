@@ -118,6 +118,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_two_nodes_restart_from_the_last_checkpoint_when_a_process_is_killed(tmp_path):
     (tmp_path / "dying.py").write_text(DYING)
     flags = "--nnodes 2 --nproc-per-node 1 --max-restarts 2 --rdzv-backend c10d --rdzv-id run"

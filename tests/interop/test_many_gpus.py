@@ -126,6 +126,7 @@ def test_what_is_saved_in_the_end_is_the_plain_network(whole):
     names["Net"]().load_state_dict(loaded(whole, "model.pt"), strict=True)
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_ends_as_one_that_was_not(whole, tmp_path):
     torchrun(tmp_path, DDP, 1)
     printed = torchrun(tmp_path, DDP, 2, "spy.py")
@@ -135,6 +136,7 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(whole, tmp_path):
 
 
 @pytest.mark.skipif(bool(NO_FSDP2), reason=NO_FSDP2)
+@pytest.mark.slow
 def test_fsdp_stopped_and_resumed_ends_as_distributed_data_parallel(whole, tmp_path):
     torchrun(tmp_path, FSDP, 1)
     torchrun(tmp_path, FSDP, 2, "spy.py")

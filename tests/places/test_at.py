@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
@@ -139,6 +139,7 @@ def fits(pattern: str, name: str) -> bool:
     return same and fits(pattern[1:], name[1:])
 
 
+@settings(max_examples=10)
 @given(at=st.lists(st.sampled_from(["0", "1", "2", ".", "*", "**", "?"]), min_size=1, max_size=6))
 @example(at=["**"])
 @example(at=["0", "?", "0"])

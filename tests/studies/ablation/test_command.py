@@ -65,6 +65,7 @@ def test_methods_of_a_seed_start_from_the_same_weights(quick) -> None:
     assert (firing["firing_rate"] - firing["untrained"]).abs().max() > 0.01
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_from_its_row(quick) -> None:
     run = read(quick)["runs"].query("schedule == 'ratio-each'")["run"].iloc[0]
     done = study("--out", quick, "--repeat", run)
@@ -86,6 +87,7 @@ def test_a_run_that_does_not_repeat_says_why(quick, monkeypatch, capsys) -> None
     assert len(said) == 4 and "Compare means over seeds" in said[-1]
 
 
+@pytest.mark.slow
 def test_a_stopped_study_goes_on_and_gives_the_same(quick, tmp_path) -> None:
     folder = tmp_path / "study"
     shutil.copytree(quick, folder)

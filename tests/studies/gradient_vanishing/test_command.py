@@ -72,6 +72,7 @@ def test_what_is_finished_is_not_run_again(quick, tmp_path, capsys) -> None:
         assert (tmp_path / "study" / name).read_bytes() == (quick / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_stopped_study_goes_on_and_gives_the_same(quick, tmp_path) -> None:
     folder = tmp_path / "study"
     shutil.copytree(quick, folder)

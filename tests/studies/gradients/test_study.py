@@ -60,6 +60,7 @@ def test_page_and_figure_belong_together(quick) -> None:
     assert "Unfinished" not in page and "nan" not in page
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_and_gives_the_same(quick, tmp_path) -> None:
     process = subprocess.Popen(
         [*COMMAND, "--out", str(tmp_path)],

@@ -14,6 +14,7 @@ from analysis.overhead.cases import AGAIN, DEFAULT, EVERYWHERE, quick_cases
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.slow
 def test_quick(tmp_path, capsys):
     asked = ["--quick", "--rounds", "1", "--out", str(tmp_path)]
     # Where many tests have run before, collecting garbage takes longer than all that is measured.

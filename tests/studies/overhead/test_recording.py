@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from analysis.overhead import recording
 
 
+@pytest.mark.slow
 def test_quick(tmp_path: Path, capsys) -> None:
     table = recording.main(["--quick", "--rounds", "2", "--steps", "1", "--out", str(tmp_path)])
     written = pd.read_csv(tmp_path / "recording_cpu.csv")

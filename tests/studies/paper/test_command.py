@@ -53,6 +53,7 @@ def test_page_and_figure_belong_together(quick) -> None:
     assert "nan" not in page
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_from_its_row(quick) -> None:
     runs = pd.read_csv(quick / "runs.csv")
     key = runs.loc[runs["method"] == "eq10", "run"].iloc[0]
@@ -74,6 +75,7 @@ def test_what_is_finished_is_not_run_again(quick, tmp_path, capsys) -> None:
         assert (folder / name).read_bytes() == (quick / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_and_gives_the_same(quick, tmp_path) -> None:
     process = subprocess.Popen(
         [*COMMAND, "--quick", "--out", str(tmp_path)],
@@ -93,6 +95,7 @@ def test_a_killed_study_goes_on_and_gives_the_same(quick, tmp_path) -> None:
         pd.testing.assert_frame_equal(comparable(tmp_path, name), comparable(quick, name))
 
 
+@pytest.mark.slow
 def test_full_width_has_tables_of_its_own(tmp_path) -> None:
     flags = ["--quick", "--device", "cpu", "--width", "4", "--minutes", "0", "--workers", "2"]
     done = study(*flags, "--out", tmp_path)

@@ -90,6 +90,7 @@ def test_the_loss_of_every_step() -> None:
     assert not has_shortcuts(training("tet").model)
 
 
+@pytest.mark.slow
 def test_training_makes_the_loss_smaller() -> None:
     made = training("defaults", width=8, images=120, epochs=6)
     for epoch in range(6):

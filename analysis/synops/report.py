@@ -124,6 +124,7 @@ def against_plain_heads(runs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame
 def write_page(runs: pd.DataFrame, figures: Mapping[str, str], planned: int) -> str:
     """RESULTS.md, from the table of runs."""
     table = against_vanilla(runs)
+    to_plain = against_plain_heads(runs, table)
     left = f"**Unfinished: {len(runs)} of {planned} planned runs are done.**\n\n"
     parts = [
         "# Where heads look, and what a price on spikes buys\n\n"
@@ -142,8 +143,8 @@ def write_page(runs: pd.DataFrame, figures: Mapping[str, str], planned: int) -> 
             _section(name, rows.sort_values("synops"))
             for name, rows in table.groupby("setting", sort=False)
         ),
-        _plain_section(against_plain_heads(runs, table)),
-        _cheapest_section(against_plain_heads(runs, table)),
+        _plain_section(to_plain),
+        _cheapest_section(to_plain),
     ]
     return "".join(parts).rstrip() + "\n"
 

@@ -322,7 +322,7 @@ class _Feature:
         plain = self.time.axis in (None, 0) and not self.time.folded
         time = self._time(-1) if plain else None  # on the first axis, or not at all
         batch = 0 if time is None else 1
-        plain = plain and not time
+        plain = plain and time in (None, 0)
         if not plain or ndim < batch + 2 or (samples is not None and self.shape[batch] != samples):
             return None
         left = list(range(batch + 1, ndim))

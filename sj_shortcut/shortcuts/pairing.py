@@ -80,17 +80,14 @@ def _with_steps_before(records: list[Record], forwards: Forwards) -> list[Record
     A loss of the last time step's output is one of the whole sequence, as where a call is all of
     it; where heads keep time steps apart it is of those steps alone.
     """
-    sequence = forwards.sequence()
-    if forwards.per_step or not forwards.resets or any(r not in sequence for r in records):
+    sequence, known = forwards.sequence(), set(records)
+    if forwards.per_step or not forwards.resets or not known.issubset(sequence):
         return records
     last = max(record.number for record in records)
     size = records[0].batch_size
-    before = [
-        record
-        for record in sequence
-        if record.number < last and record not in records and not (record.used or record.spent)
-    ]
-    return [*records, *(r for r in before if r.logits and r.batch_size == size)]
+    before = [r for r in sequence if r.number < last and r not in known and r.logits]
+    unused = [r for r in before if not (r.used or r.spent) and r.batch_size == size]
+    return [*records, *unused]
 
 
 def gathered(

@@ -33,6 +33,9 @@ __all__ = [
 ]
 
 
+_USUAL = (nn.Parameter, Tensor)  # of weights
+
+
 @dataclass
 class _Waiting:
     """What a head waits with.
@@ -105,9 +108,6 @@ def head_that_waits(
     if not usual or weight.shape != (branch.num_classes, branch.channels * head.grid**2):
         return None
     return head
-
-
-_USUAL = (nn.Parameter, Tensor)
 
 
 def _weight_and_bias(linear: nn.Module) -> tuple[Any, Any]:
